@@ -1,0 +1,141 @@
+//! The ledger: FLOPs, bytes, calls and seconds of every operation.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+/// Work of one operation call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations; a fused multiply-add counts as 2.
+    pub flops: u64,
+    /// The fewest bytes that can move between memory and the chip: each operand once.
+    pub bytes: u64,
+}
+
+macro_rules! operations {
+    ($($variant:ident $name:literal),* $(,)?) => {
+        /// Operations that the ledger tells apart.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Op { $(#[doc = concat!("`", $name, "`")] $variant),* }
+
+        impl Op {
+            /// Every operation, in the order of a forward and backward pass.
+            pub const ALL: &'static [Op] = &[$(Op::$variant),*];
+
+            /// Name in reports, the same as the file in `ops/`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Op::$variant => $name),* }
+            }
+        }
+    };
+}
+
+operations! {
+    Embedding "embedding",
+    EmbeddingBackward "embedding_backward",
+    RmsNorm "rmsnorm",
+    RmsNormBackward "rmsnorm_backward",
+    Matmul "matmul",
+    Rope "rope",
+    RopeBackward "rope_backward",
+    Attention "attention",
+    AttentionBackward "attention_backward",
+    PagedAttention "paged_attention",
+    KvStore "kv_store",
+    SwiGlu "swiglu",
+    SwiGluBackward "swiglu_backward",
+    CrossEntropy "cross_entropy",
+    LogProbs "log_probs",
+    Divergence "divergence",
+    Sample "sample",
+    Dropout "dropout",
+    AdamW "adamw",
+    GradNorm "grad_norm",
+    Angle "angle",
+    Cast "cast",
+}
+
+#[derive(Default)]
+struct Counter {
+    calls: AtomicU64,
+    flops: AtomicU64,
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+/// Totals of one operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// Number of calls.
+    pub calls: u64,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Fewest bytes that had to move.
+    pub bytes: u64,
+    /// Wall-clock seconds inside the operation.
+    pub seconds: f64,
+}
+
+impl std::ops::Sub for Entry {
+    type Output = Entry;
+
+    /// Work done between two snapshots.
+    fn sub(self, earlier: Entry) -> Entry {
+        Entry {
+            calls: self.calls - earlier.calls,
+            flops: self.flops - earlier.flops,
+            bytes: self.bytes - earlier.bytes,
+            seconds: self.seconds - earlier.seconds,
+        }
+    }
+}
+
+/// FLOPs, bytes, calls and seconds of every operation since the device was opened.
+#[derive(Default)]
+pub struct Ledger {
+    counters: [Counter; Op::ALL.len()],
+}
+
+impl Ledger {
+    /// Adds one call; the returned guard adds its seconds when dropped.
+    pub fn span(&self, op: Op, cost: Cost) -> Span<'_> {
+        let counter = &self.counters[op as usize];
+        counter.calls.fetch_add(1, Relaxed);
+        counter.flops.fetch_add(cost.flops, Relaxed);
+        counter.bytes.fetch_add(cost.bytes, Relaxed);
+        Span { counter, start: Instant::now() }
+    }
+
+    /// Totals so far of one operation.
+    pub fn entry(&self, op: Op) -> Entry {
+        let counter = &self.counters[op as usize];
+        Entry {
+            calls: counter.calls.load(Relaxed),
+            flops: counter.flops.load(Relaxed),
+            bytes: counter.bytes.load(Relaxed),
+            seconds: counter.nanoseconds.load(Relaxed) as f64 * 1e-9,
+        }
+    }
+
+    /// Totals so far of all operations, in the order of [`Op::ALL`]. Subtract two snapshots to measure what lies between.
+    pub fn snapshot(&self) -> Vec<(Op, Entry)> {
+        Op::ALL.iter().map(|&op| (op, self.entry(op))).collect()
+    }
+
+    /// FLOPs of all operations so far.
+    pub fn flops(&self) -> u64 {
+        self.counters.iter().map(|c| c.flops.load(Relaxed)).sum()
+    }
+}
+
+/// A running operation; dropping it books the time.
+pub struct Span<'a> {
+    counter: &'a Counter,
+    start: Instant,
+}
+
+impl Drop for Span<'_> {
+    fn drop(&mut self) {
+        self.counter.nanoseconds.fetch_add(self.start.elapsed().as_nanos() as u64, Relaxed);
+    }
+}

@@ -1,0 +1,42 @@
+//! Where numbers live and work is counted: [`Device`], [`Tensor`], [`DType`] and the [`Ledger`]. Knows nothing of Llama.
+//!
+//! | file | subject |
+//! |-|-|
+//! | `buffer.rs` | aligned host memory, windows of memory-mapped files |
+//! | `tensor.rs` | dense row-major arrays over either |
+//! | `dtype.rs` | element types |
+//! | `ledger.rs` | FLOPs, bytes, calls and seconds of every operation |
+
+pub mod buffer;
+mod dtype;
+mod ledger;
+mod tensor;
+
+pub use dtype::DType;
+pub use ledger::{Cost, Entry, Ledger, Op, Span};
+pub use tensor::Tensor;
+
+use std::sync::Arc;
+
+/// The processor that runs the operations. Cloning is cheap; clones share one ledger.
+#[derive(Clone)]
+pub struct Device {
+    ledger: Arc<Ledger>,
+}
+
+impl Device {
+    /// The CPU: all cores that rayon's global pool has.
+    pub fn cpu() -> Device {
+        Device { ledger: Arc::new(Ledger::default()) }
+    }
+
+    /// What this device has done so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Books one operation call; the guard books its time when dropped.
+    pub fn span(&self, op: Op, cost: Cost) -> Span<'_> {
+        self.ledger.span(op, cost)
+    }
+}

@@ -1,0 +1,35 @@
+//! Sequences packed end to end, without padding.
+
+use crate::device::Tensor;
+
+/// Sequences packed end to end, each starting at position 0.
+pub struct Batch {
+    /// U32 `[tokens]`.
+    pub ids: Tensor,
+    /// U32 `[tokens]`: position of each token in its own sequence.
+    pub positions: Tensor,
+    /// U32 `[sequences + 1]`: where each sequence starts; the last entry is the number of tokens.
+    pub cu_seqlens: Tensor,
+}
+
+impl Batch {
+    /// Packs the sequences in their order.
+    pub fn pack<S: AsRef<[u32]>>(sequences: &[S]) -> Batch {
+        let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0u32]);
+        for sequence in sequences.iter().map(AsRef::as_ref) {
+            ids.extend_from_slice(sequence);
+            positions.extend(0..sequence.len() as u32);
+            offsets.push(ids.len() as u32);
+        }
+        Batch {
+            ids: Tensor::from_u32(&ids),
+            positions: Tensor::from_u32(&positions),
+            cu_seqlens: Tensor::from_u32(&offsets),
+        }
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.rows()
+    }
+}

@@ -1,0 +1,247 @@
+//! The Llama forward pass (Touvron et al. 2023, arXiv 2302.13971): pre-norm blocks of grouped-query attention with rotary
+//! positions and a gated MLP.
+//!
+//! ```text
+//! x = embed[ids]
+//! for each block:
+//!     x += o( attention( rope(q(norm(x))), rope(k(norm(x))), v(norm(x)) ) )
+//!     x += down( silu(gate(norm'(x))) * up(norm'(x)) )
+//! hidden = norm(x);  logits = hidden · headᵀ
+//! ```
+
+use super::safetensors::WeightFiles;
+use super::{Batch, Config, KvCache};
+use crate::device::{DType, Device, Tensor};
+use crate::error::Result;
+use crate::ops::attention::attention;
+use crate::ops::embedding::embedding;
+use crate::ops::matmul::{Store, matmul_nt};
+use crate::ops::paged_attention::{PagedBatch, kv_store, paged_attention};
+use crate::ops::rmsnorm::rmsnorm;
+use crate::ops::rope::rope;
+use crate::ops::swiglu::swiglu;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A projection: `y = x · weightᵀ (+ bias)`. Clones share the weights.
+#[derive(Clone)]
+pub struct Linear {
+    /// Float `[out_features, in_features]`.
+    pub weight: Arc<Tensor>,
+    /// Float `[out_features]`.
+    pub bias: Option<Arc<Tensor>>,
+}
+
+impl Linear {
+    /// `y (+)= x · weightᵀ (+ bias)`.
+    pub fn forward(&self, dev: &Device, y: &mut Tensor, x: &Tensor, store: Store) -> Result<()> {
+        matmul_nt(dev, y, x, &self.weight, self.bias.as_deref(), store)
+    }
+}
+
+/// Weights of one decoder block. Clones share them.
+#[derive(Clone)]
+pub struct Block {
+    /// `input_layernorm`: float `[hidden]`.
+    pub input_norm: Arc<Tensor>,
+    /// Query projection.
+    pub q: Linear,
+    /// Key projection.
+    pub k: Linear,
+    /// Value projection.
+    pub v: Linear,
+    /// Output projection of attention.
+    pub o: Linear,
+    /// `post_attention_layernorm`: float `[hidden]`.
+    pub post_norm: Arc<Tensor>,
+    /// Gate projection.
+    pub gate: Linear,
+    /// Up projection.
+    pub up: Linear,
+    /// Down projection.
+    pub down: Linear,
+}
+
+/// A Llama model in memory. Clones share the weights.
+#[derive(Clone)]
+pub struct Llama {
+    /// Shape and options.
+    pub config: Config,
+    /// Float `[vocab, hidden]`.
+    pub embed_tokens: Arc<Tensor>,
+    /// Decoder blocks in order.
+    pub blocks: Vec<Block>,
+    /// Final norm: float `[hidden]`.
+    pub norm: Arc<Tensor>,
+    /// Output head: float `[vocab, hidden]`; the embedding table when tied.
+    pub lm_head: Arc<Tensor>,
+    /// Rotary frequencies: F32 `[head_dim / 2]`.
+    pub inv_freq: Arc<Tensor>,
+}
+
+impl Llama {
+    /// Maps the weights of a model directory.
+    pub fn load(dir: &Path) -> Result<Llama> {
+        let config = Config::load(dir)?;
+        let files = WeightFiles::open(dir)?;
+        let tensor = |name: String| files.tensor(&name).map(Arc::new);
+        let linear = |name: String, bias: bool| -> Result<Linear> {
+            let weight = tensor(format!("{name}.weight"))?;
+            Ok(Linear { weight, bias: if bias { Some(tensor(format!("{name}.bias"))?) } else { None } })
+        };
+        let blocks = (0..config.num_hidden_layers).map(|i| {
+            let (layer, attention_bias, mlp_bias) =
+                (format!("model.layers.{i}"), config.attention_bias, config.mlp_bias);
+            Ok(Block {
+                input_norm: tensor(format!("{layer}.input_layernorm.weight"))?,
+                q: linear(format!("{layer}.self_attn.q_proj"), attention_bias)?,
+                k: linear(format!("{layer}.self_attn.k_proj"), attention_bias)?,
+                v: linear(format!("{layer}.self_attn.v_proj"), attention_bias)?,
+                o: linear(format!("{layer}.self_attn.o_proj"), attention_bias)?,
+                post_norm: tensor(format!("{layer}.post_attention_layernorm.weight"))?,
+                gate: linear(format!("{layer}.mlp.gate_proj"), mlp_bias)?,
+                up: linear(format!("{layer}.mlp.up_proj"), mlp_bias)?,
+                down: linear(format!("{layer}.mlp.down_proj"), mlp_bias)?,
+            })
+        });
+        let blocks = blocks.collect::<Result<Vec<Block>>>()?;
+        let embed_tokens = tensor("model.embed_tokens.weight".into())?;
+        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { tensor("lm_head.weight".into())? };
+        let inv_freq = config.inv_freq();
+        Ok(Llama {
+            embed_tokens,
+            blocks,
+            norm: tensor("model.norm.weight".into())?,
+            lm_head,
+            inv_freq: Arc::new(Tensor::from_f32(&inv_freq, &[inv_freq.len()])),
+            config,
+        })
+    }
+
+    /// The same model without the blocks named in `drop` (0-based); weights are shared, nothing is copied.
+    pub fn without_blocks(&self, drop: &[usize]) -> Llama {
+        let mut cut = self.clone();
+        let kept = self.blocks.iter().enumerate().filter(|(i, _)| !drop.contains(i));
+        cut.blocks = kept.map(|(_, block)| block.clone()).collect();
+        cut.config.num_hidden_layers = cut.blocks.len();
+        cut
+    }
+
+    /// Forward pass over packed sequences; `ws.hidden` holds the normed hidden states `[tokens, hidden]` afterwards.
+    ///
+    /// `observe(l, x)` sees the residual stream at the input of block `l`, and after the last block (before the final norm)
+    /// with `l` = number of blocks.
+    pub fn forward(
+        &self,
+        dev: &Device,
+        batch: &Batch,
+        ws: &mut Workspace,
+        observe: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        ws.set_tokens(batch.tokens())?;
+        embedding(dev, &mut ws.x, &self.embed_tokens, &batch.ids)?;
+        for (l, block) in self.blocks.iter().enumerate() {
+            observe(l, &ws.x)?;
+            self.attention_inputs(dev, block, &batch.positions, ws)?;
+            attention(dev, &mut ws.attended, &mut ws.lse, &ws.q, &ws.k, &ws.v, &batch.cu_seqlens, self.config.heads)?;
+            self.block_outputs(dev, block, ws)?;
+        }
+        observe(self.blocks.len(), &ws.x)?;
+        rmsnorm(dev, &mut ws.hidden, &ws.x, &self.norm, self.config.rms_norm_eps)
+    }
+
+    /// Forward pass of new tokens against a paged cache, which receives their keys and values.
+    ///
+    /// `ids`, `positions`, `slots`: U32 `[tokens]`; `slots` as in [`kv_store`]. `ws.hidden` holds the result as in
+    /// [`Llama::forward`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward_paged(
+        &self,
+        dev: &Device,
+        ids: &Tensor,
+        positions: &Tensor,
+        slots: &Tensor,
+        paged: &PagedBatch,
+        cache: &mut KvCache,
+        ws: &mut Workspace,
+    ) -> Result<()> {
+        ws.set_tokens(ids.rows())?;
+        embedding(dev, &mut ws.x, &self.embed_tokens, ids)?;
+        for (block, (k_pages, v_pages)) in self.blocks.iter().zip(&mut cache.layers) {
+            self.attention_inputs(dev, block, positions, ws)?;
+            kv_store(dev, k_pages, v_pages, &ws.k, &ws.v, slots)?;
+            paged_attention(dev, &mut ws.attended, &ws.q, k_pages, v_pages, paged, self.config.heads)?;
+            self.block_outputs(dev, block, ws)?;
+        }
+        rmsnorm(dev, &mut ws.hidden, &ws.x, &self.norm, self.config.rms_norm_eps)
+    }
+
+    /// First third of a block: norm, q, k, v, rotary positions.
+    fn attention_inputs(&self, dev: &Device, block: &Block, positions: &Tensor, ws: &mut Workspace) -> Result<()> {
+        rmsnorm(dev, &mut ws.hidden, &ws.x, &block.input_norm, self.config.rms_norm_eps)?;
+        block.q.forward(dev, &mut ws.q, &ws.hidden, Store::Replace)?;
+        block.k.forward(dev, &mut ws.k, &ws.hidden, Store::Replace)?;
+        block.v.forward(dev, &mut ws.v, &ws.hidden, Store::Replace)?;
+        rope(dev, &mut ws.q, positions, &self.inv_freq)?;
+        rope(dev, &mut ws.k, positions, &self.inv_freq)
+    }
+
+    /// Rest of a block after attention: output projection, residual, norm, gated MLP, residual.
+    fn block_outputs(&self, dev: &Device, block: &Block, ws: &mut Workspace) -> Result<()> {
+        block.o.forward(dev, &mut ws.x, &ws.attended, Store::Add)?;
+        rmsnorm(dev, &mut ws.hidden, &ws.x, &block.post_norm, self.config.rms_norm_eps)?;
+        block.gate.forward(dev, &mut ws.gate, &ws.hidden, Store::Replace)?;
+        block.up.forward(dev, &mut ws.up, &ws.hidden, Store::Replace)?;
+        swiglu(dev, &mut ws.activated, &ws.gate, &ws.up)?;
+        block.down.forward(dev, &mut ws.x, &ws.activated, Store::Add)
+    }
+}
+
+/// Activation buffers of a forward pass, planned once for the largest batch. All F32 `[tokens, features]`.
+pub struct Workspace {
+    /// Residual stream.
+    pub x: Tensor,
+    /// Normed input of a projection; after a pass, the final hidden states.
+    pub hidden: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attended: Tensor,
+    lse: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    activated: Tensor,
+}
+
+impl Workspace {
+    /// Buffers for batches of at most `tokens` tokens.
+    pub fn new(config: &Config, tokens: usize) -> Workspace {
+        let buffer = |features: usize| Tensor::zeros(&[tokens, features], DType::F32);
+        let heads = config.heads;
+        Workspace {
+            x: buffer(config.hidden_size),
+            hidden: buffer(config.hidden_size),
+            q: buffer(heads.n_heads * heads.head_dim),
+            k: buffer(heads.n_kv_heads * heads.head_dim),
+            v: buffer(heads.n_kv_heads * heads.head_dim),
+            attended: buffer(heads.n_heads * heads.head_dim),
+            lse: buffer(heads.n_heads),
+            gate: buffer(config.intermediate_size),
+            up: buffer(config.intermediate_size),
+            activated: buffer(config.intermediate_size),
+        }
+    }
+
+    /// Bytes of [`Workspace::new`] for `tokens` tokens.
+    pub fn plan_bytes(config: &Config, tokens: usize) -> usize {
+        let heads = config.heads;
+        let attention = 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim + heads.n_heads;
+        4 * tokens * (2 * config.hidden_size + attention + 3 * config.intermediate_size)
+    }
+
+    fn set_tokens(&mut self, tokens: usize) -> Result<()> {
+        let Workspace { x, hidden, q, k, v, attended, lse, gate, up, activated } = self;
+        let buffers = [x, hidden, q, k, v, attended, lse, gate, up, activated];
+        buffers.into_iter().try_for_each(|buffer| buffer.set_rows(tokens))
+    }
+}

@@ -1,0 +1,36 @@
+//! The operations, one room each: contract, cost, public function, CPU implementation, tests.
+//!
+//! Destination first, nothing allocated: `rmsnorm(dev, &mut y, &x, &w, eps)`. Each call checks its shapes, books its cost in
+//! the ledger and runs on the device. Activations are F32 `[tokens, features]`; sequences are packed end to end and told
+//! apart by `cu_seqlens` (`[sequences + 1]`, U32, starting at 0); weights may be F32, F16 or BF16.
+//!
+//! Every reduction has one order that does not depend on how many rows or sequences run beside it, so a token's numbers
+//! are the same whatever the batch.
+
+pub mod attention;
+pub mod embedding;
+pub mod log_probs;
+pub mod matmul;
+pub mod paged_attention;
+pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;
+
+use crate::device::{DType, Tensor};
+use crate::error::{Error, Result};
+
+/// Checks a shape and dtype, naming the operation and argument when they do not fit.
+pub(crate) fn check(op: &'static str, argument: &'static str, t: &Tensor, dtype: DType, shape: &[usize]) -> Result<()> {
+    if t.dtype() == dtype && t.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, argument, format!("{dtype} {shape:?}"), format!("{} {:?}", t.dtype(), t.shape())))
+}
+
+/// Checks the shape of a weight, which may have any float dtype.
+pub(crate) fn check_weight(op: &'static str, argument: &'static str, t: &Tensor, shape: &[usize]) -> Result<()> {
+    if t.dtype() != DType::U32 && t.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, argument, format!("float {shape:?}"), format!("{} {:?}", t.dtype(), t.shape())))
+}
