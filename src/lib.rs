@@ -5,9 +5,20 @@
 #![deny(missing_docs)]
 #![deny(clippy::todo, clippy::unimplemented, clippy::dbg_macro)]
 
+pub mod data;
 pub mod device;
+pub mod distill;
 pub mod error;
+pub mod eval;
+pub mod generate;
+pub mod interrupt;
 pub mod model;
 pub mod ops;
+pub mod output;
+pub mod progress;
+pub mod prune;
+pub mod recipe;
+pub mod report;
+pub mod train;
 
 pub use error::{Error, Result};

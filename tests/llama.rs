@@ -23,7 +23,7 @@ fn tiny_models_give_pytorch_logits() {
         model.forward(&dev, &batch, &mut ws, &mut |_, _| Ok(())).unwrap();
         let vocab = model.config.vocab_size;
         let mut logits = Tensor::zeros(&[batch.tokens(), vocab], DType::F32);
-        matmul_nt(&dev, &mut logits, &ws.hidden, &model.lm_head, None, Store::Replace).unwrap();
+        matmul_nt(&dev, &mut logits, &ws.hidden, model.head(), None, Store::Replace).unwrap();
         for (s, want) in expected["last_logits"].as_array().unwrap().iter().enumerate() {
             let last = batch.cu_seqlens.u32()[s + 1] as usize - 1;
             for (got, want) in logits.f32()[last * vocab..(last + 1) * vocab].iter().zip(floats(want)) {

@@ -94,6 +94,7 @@ impl std::ops::Sub for Entry {
 #[derive(Default)]
 pub struct Ledger {
     counters: [Counter; Op::ALL.len()],
+    tokens: AtomicU64,
 }
 
 impl Ledger {
@@ -120,6 +121,16 @@ impl Ledger {
     /// Totals so far of all operations, in the order of [`Op::ALL`]. Subtract two snapshots to measure what lies between.
     pub fn snapshot(&self) -> Vec<(Op, Entry)> {
         Op::ALL.iter().map(|&op| (op, self.entry(op))).collect()
+    }
+
+    /// Counts tokens that went through a model.
+    pub fn add_tokens(&self, n: usize) {
+        self.tokens.fetch_add(n as u64, Relaxed);
+    }
+
+    /// Tokens that went through a model so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Relaxed)
     }
 
     /// FLOPs of all operations so far.

@@ -1,6 +1,7 @@
 //! Sequences packed end to end, without padding.
 
 use crate::device::Tensor;
+use crate::ops::log_probs::IGNORE;
 
 /// Sequences packed end to end, each starting at position 0.
 pub struct Batch {
@@ -26,6 +27,16 @@ impl Batch {
             positions: Tensor::from_u32(&positions),
             cu_seqlens: Tensor::from_u32(&offsets),
         }
+    }
+
+    /// U32 `[tokens]`: the id that follows each token in its sequence, [`IGNORE`] at the last one.
+    pub fn next_tokens(&self) -> Tensor {
+        let ids = self.ids.u32();
+        let mut next: Vec<u32> = ids.iter().skip(1).copied().chain([IGNORE]).collect();
+        for &end in &self.cu_seqlens.u32()[1..] {
+            next[end as usize - 1] = IGNORE;
+        }
+        Tensor::from_u32(&next)
     }
 
     /// Number of tokens.

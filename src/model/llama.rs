@@ -15,6 +15,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::attention::attention;
 use crate::ops::embedding::embedding;
+use crate::ops::log_probs::log_probs;
 use crate::ops::matmul::{Store, matmul_nt};
 use crate::ops::paged_attention::{PagedBatch, kv_store, paged_attention};
 use crate::ops::rmsnorm::rmsnorm;
@@ -73,8 +74,8 @@ pub struct Llama {
     pub blocks: Vec<Block>,
     /// Final norm: float `[hidden]`.
     pub norm: Arc<Tensor>,
-    /// Output head: float `[vocab, hidden]`; the embedding table when tied.
-    pub lm_head: Arc<Tensor>,
+    /// Output head: float `[vocab, hidden]`; `None` when it is the embedding table (see [`Llama::head`]).
+    pub lm_head: Option<Arc<Tensor>>,
     /// Rotary frequencies: F32 `[head_dim / 2]`.
     pub inv_freq: Arc<Tensor>,
 }
@@ -106,7 +107,7 @@ impl Llama {
         });
         let blocks = blocks.collect::<Result<Vec<Block>>>()?;
         let embed_tokens = tensor("model.embed_tokens.weight".into())?;
-        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { tensor("lm_head.weight".into())? };
+        let lm_head = if config.tie_word_embeddings { None } else { Some(tensor("lm_head.weight".into())?) };
         let inv_freq = config.inv_freq();
         Ok(Llama {
             embed_tokens,
@@ -116,6 +117,19 @@ impl Llama {
             inv_freq: Arc::new(Tensor::from_f32(&inv_freq, &[inv_freq.len()])),
             config,
         })
+    }
+
+    /// The output head, float `[vocab, hidden]`.
+    pub fn head(&self) -> &Tensor {
+        self.lm_head.as_deref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// `log p(next token)` at every position of the batch, 0 at the last position of each sequence.
+    pub fn next_token_log_probs(&self, dev: &Device, batch: &Batch, ws: &mut Workspace) -> Result<Vec<f32>> {
+        self.forward(dev, batch, ws, &mut |_, _| Ok(()))?;
+        let mut out = Tensor::zeros(&[batch.tokens()], DType::F32);
+        log_probs(dev, &mut out, &ws.hidden, self.head(), &batch.next_tokens())?;
+        Ok(out.f32().to_vec())
     }
 
     /// The same model without the blocks named in `drop` (0-based); weights are shared, nothing is copied.
@@ -139,6 +153,7 @@ impl Llama {
         observe: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
         ws.set_tokens(batch.tokens())?;
+        dev.ledger().add_tokens(batch.tokens());
         embedding(dev, &mut ws.x, &self.embed_tokens, &batch.ids)?;
         for (l, block) in self.blocks.iter().enumerate() {
             observe(l, &ws.x)?;
@@ -166,6 +181,7 @@ impl Llama {
         ws: &mut Workspace,
     ) -> Result<()> {
         ws.set_tokens(ids.rows())?;
+        dev.ledger().add_tokens(ids.rows());
         embedding(dev, &mut ws.x, &self.embed_tokens, ids)?;
         for (block, (k_pages, v_pages)) in self.blocks.iter().zip(&mut cache.layers) {
             self.attention_inputs(dev, block, positions, ws)?;

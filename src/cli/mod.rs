@@ -1,0 +1,95 @@
+//! The command line: one file a verb, each parses its arguments, calls one library function and prints.
+
+mod bench;
+mod convert;
+mod distill;
+mod doctor;
+mod eval;
+mod finetune;
+mod flops;
+mod generate;
+mod init;
+mod inspect;
+mod merge;
+mod prune;
+mod run;
+mod score;
+
+use ratoon::Result;
+use ratoon::device::Device;
+
+/// Cut decoder blocks out of a Llama-family model and grow the quality back by self-data distillation.
+#[derive(clap::Parser)]
+#[command(name = "ratoon", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print results as JSON on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress on stderr.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Worker threads [default: all cores].
+    #[arg(long, global = true, env = "RATOON_THREADS")]
+    threads: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every verb gets.
+pub struct Context {
+    /// The device that computes.
+    pub device: Device,
+    /// Results as JSON.
+    pub json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Convert(convert::Args),
+    Init(init::Args),
+    Score(score::Args),
+    Prune(prune::Args),
+    Generate(generate::Args),
+    Distill(distill::Args),
+    Finetune(finetune::Args),
+    Merge(merge::Args),
+    Eval(eval::Args),
+    Flops(flops::Args),
+    Bench(bench::Args),
+    Run(run::Args),
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    fn run(self, context: &Context) -> Result<()> {
+        match self {
+            Command::Inspect(args) => inspect::run(args, context),
+            Command::Convert(args) => convert::run(args, context),
+            Command::Init(args) => init::run(args, context),
+            Command::Score(args) => score::run(args, context),
+            Command::Prune(args) => prune::run(args, context),
+            Command::Generate(args) => generate::run(args, context),
+            Command::Distill(args) => distill::run(args, context),
+            Command::Finetune(args) => finetune::run(args, context),
+            Command::Merge(args) => merge::run(args, context),
+            Command::Eval(args) => eval::run(args, context),
+            Command::Flops(args) => flops::run(args, context),
+            Command::Bench(args) => bench::run(args, context),
+            Command::Run(args) => run::run(args, context),
+            Command::Doctor(args) => doctor::run(args, context),
+        }
+    }
+}
+
+/// Runs the parsed command.
+pub fn run(cli: Cli) -> Result<()> {
+    ratoon::progress::enable(!cli.quiet);
+    if let Some(threads) = cli.threads {
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        built
+            .map_err(|e| ratoon::Error::usage("--threads", "a number of threads that can be started", e.to_string()))?;
+    }
+    let context = Context { device: Device::cpu(), json: cli.json };
+    cli.command.run(&context)
+}

@@ -1,0 +1,1 @@
+//! Measuring: perplexity, divergence from the base model, tasks, FLOPs, speed.

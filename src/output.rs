@@ -1,0 +1,118 @@
+//! Outputs that appear whole or not at all: a temporary sibling, fsync, rename, fsync of the directory; one writer at a time.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// The directory that holds `path` (`.` for a bare name).
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    parent(path).join(format!(".{name}.{suffix}"))
+}
+
+/// Makes a finished rename in `dir` survive a power cut.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io(dir, "sync"))
+}
+
+/// Holds an output against other writers until dropped; the system releases it even when the process is killed.
+pub struct OutputLock {
+    _file: File,
+}
+
+impl OutputLock {
+    /// Locks `path` (which need not exist) through a hidden `.NAME.lock` beside it. [`Error::Locked`] when another process has it.
+    pub fn acquire(path: &Path) -> Result<OutputLock> {
+        let dir = parent(path);
+        fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
+        let lock = sibling(path, "lock");
+        let file = File::create(&lock).map_err(Error::io(&lock, "create"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(OutputLock { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_path_buf() }),
+            Err(fs::TryLockError::Error(e)) => Err(Error::io(&lock, "lock")(e)),
+        }
+    }
+}
+
+/// Writes one file whole or not at all; an earlier file of that name is replaced.
+pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let dir = parent(path);
+    fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
+    let temporary = sibling(path, "partial");
+    let done = File::create(&temporary).and_then(|file| {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        out.into_inner().map_err(|e| e.into_error())?.sync_all()
+    });
+    if let Err(e) = done {
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io(path, "write")(e));
+    }
+    fs::rename(&temporary, path).map_err(Error::io(path, "rename into place"))?;
+    sync_dir(dir)
+}
+
+/// A directory that is filled under a hidden name and appears under its own when [committed](StagedDir::commit).
+pub struct StagedDir {
+    target: PathBuf,
+    staging: PathBuf,
+    committed: bool,
+    _lock: OutputLock,
+}
+
+impl StagedDir {
+    /// Starts an output directory. Left-overs of a killed run are removed; an existing output is an error unless `overwrite`.
+    pub fn create(target: &Path, overwrite: bool) -> Result<StagedDir> {
+        if target.exists() && !overwrite {
+            return Err(Error::usage(
+                format!("output {}", target.display()),
+                "a path that does not exist yet (or --overwrite)",
+                "an existing one",
+            ));
+        }
+        let lock = OutputLock::acquire(target)?;
+        let staging = sibling(target, "partial");
+        if staging.exists() {
+            fs::remove_dir_all(&staging).map_err(Error::io(&staging, "remove"))?;
+        }
+        fs::create_dir(&staging).map_err(Error::io(&staging, "create"))?;
+        Ok(StagedDir { target: target.to_path_buf(), staging, committed: false, _lock: lock })
+    }
+
+    /// Where to write the files.
+    pub fn path(&self) -> &Path {
+        &self.staging
+    }
+
+    /// Syncs every file and gives the directory its name.
+    pub fn commit(mut self) -> Result<()> {
+        for entry in fs::read_dir(&self.staging).map_err(Error::io(&self.staging, "list"))? {
+            let path = entry.map_err(Error::io(&self.staging, "list"))?.path();
+            File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io(&path, "sync"))?;
+        }
+        sync_dir(&self.staging)?;
+        if self.target.exists() {
+            fs::remove_dir_all(&self.target).map_err(Error::io(&self.target, "replace"))?;
+        }
+        fs::rename(&self.staging, &self.target).map_err(Error::io(&self.target, "rename into place"))?;
+        self.committed = true;
+        sync_dir(parent(&self.target))
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_dir_all(&self.staging);
+        }
+    }
+}

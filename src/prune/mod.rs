@@ -1,0 +1,1 @@
+//! Which blocks to cut, and cutting them: importance metrics, plan, writer.

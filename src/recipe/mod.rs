@@ -1,0 +1,1 @@
+//! `ratoon run`: a recipe file, its chain of stages, resumed where it stopped.

@@ -1,0 +1,1 @@
+//! What is shown: tables, SVG plots, the HTML page.

@@ -1,0 +1,1 @@
+//! Fine-tuning: packing, step, optimiser, schedule, checkpoints, merging.
