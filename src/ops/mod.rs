@@ -10,6 +10,7 @@
 pub mod attention;
 pub mod embedding;
 pub mod log_probs;
+mod log_sum_exp;
 pub mod matmul;
 pub mod paged_attention;
 pub mod rmsnorm;
