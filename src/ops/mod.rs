@@ -7,7 +7,10 @@
 //! Every reduction has one order that does not depend on how many rows or sequences run beside it, so a token's numbers
 //! are the same whatever the batch.
 
+pub mod argmax;
 pub mod attention;
+pub mod cross_entropy;
+pub mod divergence;
 pub mod embedding;
 pub mod log_probs;
 mod log_sum_exp;
