@@ -1,10 +1,13 @@
 //! Time of each operation against its floor: `cargo bench --bench kernels [-- FILTER]`.
 //!
 //! The floors are measured first: `floor/fma` is the processor's f32 multiply-add rate and `floor/read` its memory bandwidth,
-//! on one thread and on all of them. `RAYON_NUM_THREADS=1` measures the operations on one core.
+//! on one thread and on all of them. `RAYON_NUM_THREADS=1` measures the operations on one core; with `BENCH_CPU_TIME=1` as well
+//! times are CPU time, which other programs on the machine hardly change.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{Criterion, Throughput};
 use ratoon::device::{DType, Device, Tensor};
+use ratoon::ops::cross_entropy::linear_cross_entropy;
 use ratoon::ops::log_probs::log_probs;
 use ratoon::ops::matmul::{PackedWeight, Store, matmul_nn, matmul_nt, matmul_packed, matmul_tn};
 use rayon::prelude::*;
@@ -57,23 +60,24 @@ mod peak {
     }
 }
 
-/// The processor's multiply-add rate, one unit of work a call.
+/// The multiply-adds of one unit of work, and the work.
 #[cfg(target_arch = "x86_64")]
 fn multiply_adds() -> (u64, fn()) {
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: the processor has AVX-512F.
-        return (peak::WIDE, || unsafe {
-            black_box(peak::avx512(black_box(0.1))).to_bits().min(0);
-        });
+        (peak::WIDE, || {
+            black_box(unsafe { peak::avx512(black_box(0.1)) });
+        })
+    } else {
+        // SAFETY: every x86-64 processor that this bench is for has AVX2 and FMA.
+        (peak::NARROW, || {
+            black_box(unsafe { peak::avx2(black_box(0.1)) });
+        })
     }
-    // SAFETY: every x86-64 processor that this bench is for has AVX2 and FMA.
-    (peak::NARROW, || unsafe {
-        black_box(peak::avx2(black_box(0.1))).to_bits().min(0);
-    })
 }
 
 #[cfg(target_arch = "x86_64")]
-fn floor_fma(c: &mut Criterion) {
+fn floor_fma<M: Measurement>(c: &mut Criterion<M>) {
     let (fmas, unit) = multiply_adds();
     let mut group = c.benchmark_group("floor/fma");
     let calls = 64 * rayon::current_num_threads() as u64;
@@ -86,9 +90,9 @@ fn floor_fma(c: &mut Criterion) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn floor_fma(_: &mut Criterion) {}
+fn floor_fma<M: Measurement>(_: &mut Criterion<M>) {}
 
-fn floor_read(c: &mut Criterion) {
+fn floor_read<M: Measurement>(c: &mut Criterion<M>) {
     let data = tensor(&[1 << 26], DType::F32);
     let words: &[u64] = bytemuck::cast_slice(data.f32());
     let sum = |words: &[u64]| words.iter().fold(0u64, |a, b| a ^ b);
@@ -100,7 +104,7 @@ fn floor_read(c: &mut Criterion) {
     group.bench_function("one thread", |b| b.iter(|| sum(words)));
 }
 
-fn matmuls(c: &mut Criterion) {
+fn matmuls<M: Measurement>(c: &mut Criterion<M>) {
     let dev = Device::cpu();
     for (n, k) in SHAPES {
         let w = tensor(&[n, k], DType::BF16);
@@ -134,7 +138,7 @@ fn matmuls(c: &mut Criterion) {
     }
 }
 
-fn heads(c: &mut Criterion) {
+fn heads<M: Measurement>(c: &mut Criterion<M>) {
     let (dev, tokens, vocab, width) = (Device::cpu(), 512, 49152, 576);
     let (hidden, head) = (tensor(&[tokens, width], DType::F32), tensor(&[vocab, width], DType::BF16));
     let targets = Tensor::from_u32(&(0..tokens as u32).collect::<Vec<_>>());
@@ -144,15 +148,73 @@ fn heads(c: &mut Criterion) {
     group.bench_function("log_probs/512", |b| {
         b.iter(|| log_probs(&dev, &mut out, &hidden, &head, &targets).unwrap());
     });
+    let mut dx = Tensor::zeros(&[tokens, width], DType::F32);
+    let mut dw = Tensor::zeros(&[vocab, width], DType::F32);
+    group.throughput(Throughput::Elements((4 * tokens * vocab * width) as u64));
+    group.bench_function("linear_cross_entropy/frozen/512", |b| {
+        b.iter(|| linear_cross_entropy(&dev, &mut out, &mut dx, None, &hidden, &head, &targets, 1e-3).unwrap());
+    });
+    group.throughput(Throughput::Elements((6 * tokens * vocab * width) as u64));
+    group.bench_function("linear_cross_entropy/512", |b| {
+        b.iter(|| {
+            linear_cross_entropy(&dev, &mut out, &mut dx, Some(&mut dw), &hidden, &head, &targets, 1e-3).unwrap()
+        });
+    });
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1000))
-        .without_plots();
-    targets = floor_fma, floor_read, matmuls, heads
+/// CPU time of the process: what the work costs on a machine that others use too.
+struct CpuTime;
+
+impl Measurement for CpuTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        // SAFETY: `timespec` is plain numbers, and the clock exists on every Unix.
+        let time = unsafe {
+            let mut time: libc::timespec = std::mem::zeroed();
+            libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time);
+            time
+        };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        self.start() - start
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
 }
-criterion_main!(benches);
+
+fn run<M: Measurement>(clock: M) {
+    let mut c = Criterion::default()
+        .with_measurement(clock)
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(600))
+        .without_plots()
+        .configure_from_args();
+    floor_fma(&mut c);
+    floor_read(&mut c);
+    matmuls(&mut c);
+    heads(&mut c);
+    c.final_summary();
+}
+
+fn main() {
+    if std::env::var_os("BENCH_CPU_TIME").is_some() { run(CpuTime) } else { run(WallTime) }
+}

@@ -61,15 +61,18 @@ pub fn log_probs<'a>(
     Ok(())
 }
 
-/// The tokens whose target is not [`IGNORE`], as (token, target), and their hidden states one after the other.
+/// A token that is scored, and its target.
+pub(super) type Target = (usize, u32);
+
+/// The tokens whose target is not [`IGNORE`], and their hidden states one after the other.
 pub(super) fn gather(
     op: &'static str,
     hidden: &Tensor,
     targets: &Tensor,
     vocab: usize,
-) -> Result<(Vec<(usize, u32)>, Vec<f32>)> {
+) -> Result<(Vec<Target>, Vec<f32>)> {
     check(op, "targets", targets, DType::U32, &[hidden.rows()])?;
-    let scored: Vec<(usize, u32)> = targets.u32().iter().copied().enumerate().filter(|&(_, id)| id != IGNORE).collect();
+    let scored: Vec<Target> = targets.u32().iter().copied().enumerate().filter(|&(_, id)| id != IGNORE).collect();
     if let Some(&(t, id)) = scored.iter().find(|&&(_, id)| id as usize >= vocab) {
         return Err(Error::shape(op, "targets", format!("ids below {vocab}"), format!("{id} at token {t}")));
     }
