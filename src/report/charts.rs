@@ -117,7 +117,7 @@ pub fn quality(models: &[ModelRow]) -> String {
                 .label(&model.name)
                 .legend(move |(x, y)| Circle::new((x + 9, y), 5, color.filled()));
         }
-        legend(&mut chart, SeriesLabelPosition::MiddleLeft)
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
     })
 }
 
