@@ -18,6 +18,7 @@ pub mod embedding;
 mod flash;
 pub mod grad_norm;
 pub mod log_probs;
+mod log_sum_exp;
 pub mod matmul;
 pub mod paged_attention;
 mod parallel;
