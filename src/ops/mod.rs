@@ -11,6 +11,7 @@ pub mod adamw;
 pub mod angle;
 pub mod attention;
 pub mod attention_backward;
+pub mod bias;
 pub mod dropout;
 pub mod embedding;
 pub mod grad_norm;
