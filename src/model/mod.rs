@@ -2,8 +2,10 @@
 //!
 //! | file | subject |
 //! |-|-|
-//! | `config.rs` | `config.json`: every option of LlamaForCausalLM, or an error that names what is not supported |
-//! | `safetensors.rs` | weight files: memory-mapped, checked, single or sharded |
+//! | `config/` | `config.json`: every option of LlamaForCausalLM, or an error that names what is not supported |
+//! | `safetensors/` | weight files: memory-mapped, checked, single or sharded; streamed writing |
+//! | `mapped.rs` | mapped files, and what happens when one is cut short |
+//! | `json.rs` | JSON files read so that mistakes are named |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `llama_backward.rs` | the backward pass, its mirror, and what it keeps of the forward pass (`activations.rs`) |
 //! | `gradients.rs` | gradients, and the list of parameters that training changes |
@@ -20,10 +22,12 @@ pub mod chat;
 pub mod config;
 pub mod generation_config;
 pub mod gradients;
+pub(crate) mod json;
 pub mod kv_cache;
 pub mod llama;
 pub mod llama_backward;
 pub mod lora;
+pub mod mapped;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;
