@@ -47,7 +47,7 @@ pub fn linear_cross_entropy(
                 return Err(Error::shape("linear_cross_entropy", "targets", expected, target.to_string()));
             }
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f32 = row.iter().map(|l| (l - max).exp()).sum();
+            let sum = row.iter().map(|l| f64::from((l - max).exp())).sum::<f64>() as f32;
             losses.f32_mut()[first + i] = max + sum.ln() - row[target as usize];
             row.iter_mut().for_each(|l| *l = scale * (*l - max).exp() / sum);
             row[target as usize] -= scale;
