@@ -12,6 +12,7 @@ pub mod angle;
 pub mod argmax;
 pub mod attention;
 pub mod attention_backward;
+pub mod bias;
 pub mod cross_entropy;
 pub mod divergence;
 #[cfg(test)]
