@@ -8,6 +8,8 @@
 //! | `json.rs` | JSON files read so that mistakes are named |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `tokenizer.rs`, `chat.rs`, `generation_config.rs` | text to ids, messages to text, where an output ends |
+//! | `inspect.rs` | what a directory holds, for people |
+//! | `presets/` | random weights in known shapes |
 //! | `source.rs` | directories, GGUF files, packages and hub names as one kind of argument |
 //! | `batch.rs` | packed sequences |
 //! | `kv_cache.rs` | keys and values in pages, for generation |
@@ -16,10 +18,12 @@ pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod generation_config;
+pub mod inspect;
 pub(crate) mod json;
 pub mod kv_cache;
 pub mod llama;
 pub mod mapped;
+pub mod presets;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;
