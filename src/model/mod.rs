@@ -6,7 +6,8 @@
 //! | `safetensors.rs` | weight files: memory-mapped, checked, single or sharded |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `tokenizer.rs`, `chat.rs`, `generation_config.rs` | text to ids, messages to text, where an output ends |
-//! | `source.rs` | directories, GGUF files, packages and hub names as one kind of argument |
+//! | `source/` | directories, GGUF files, packages and hub names as one kind of argument |
+//! | `gguf/` | GGUF files: read, dequantised, written as a model directory |
 //! | `batch.rs` | packed sequences |
 //! | `kv_cache.rs` | keys and values in pages, for generation |
 
@@ -14,6 +15,7 @@ pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod generation_config;
+pub mod gguf;
 pub mod kv_cache;
 pub mod llama;
 pub mod safetensors;
