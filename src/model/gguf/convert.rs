@@ -26,7 +26,7 @@ pub struct Converted {
     pub dtype: &'static str,
     /// The head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// Bytes of `model.safetensors`.
+    /// Bytes of the tensors.
     pub bytes: u64,
 }
 
@@ -73,7 +73,7 @@ pub(in crate::model) fn convert_into(file: &GgufFile, dir: &Path, dtype: Option<
     write("special_tokens_map.json", &tokenizer.special_tokens_map)?;
     // The file must load here before anyone relies on it: this also tries what the vocabulary checks cannot see.
     crate::model::Tokenizer::load(dir)?;
-    let bytes = plan.write(file, &dir.join("model.safetensors"), dtype)?;
+    let bytes = plan.write(file, dir, dtype)?;
     Ok(Converted {
         num_hidden_layers: shape.num_hidden_layers,
         tensors: plan.len(),

@@ -4,10 +4,12 @@ use super::cursor::Cursor;
 use super::dequantise::GgmlType;
 use super::metadata::{Metadata, read_value};
 use crate::error::{Error, Result};
+use crate::model::json::refuse_lfs_pointer;
+use crate::model::mapped::map_file;
 use memmap2::Mmap;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One entry of the tensor directory.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +28,7 @@ pub struct GgufTensor {
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
     /// Format version, 2 or 3.
     pub version: u32,
     /// The key-value pairs.
@@ -39,9 +41,7 @@ impl GgufFile {
     /// Maps `path` and checks everything but the numbers: magic, version, lengths, types, and that every tensor lies inside the
     /// file, aligned, overlapping no other. Bytes that belong to nothing are allowed, as the format pads.
     pub fn open(path: &Path) -> Result<GgufFile> {
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
-        // SAFETY: the file is read only; one that is cut short while mapped ends the process, as with every mapped file.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+        let map = map_file(path)?;
         let (version, metadata, tensors) = parse(path, &map)?;
         Ok(GgufFile { path: path.to_path_buf(), map, version, metadata, tensors })
     }
@@ -60,12 +60,16 @@ impl GgufFile {
 type Parsed = (u32, Metadata, BTreeMap<String, GgufTensor>);
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {
+    refuse_lfs_pointer(path, bytes)?;
     let mut cursor = Cursor::new(path, bytes);
     let magic = cursor.array::<4>("magic")?;
     if &magic != b"GGUF" {
-        let lfs = bytes.starts_with(b"version https://git-lfs");
-        let found = if lfs { "a Git LFS pointer: fetch the file itself".to_string() } else { format!("{magic:02x?}") };
-        return Err(Error::format(path, "byte 0 (magic)", "\"GGUF\"", found));
+        return Err(Error::format(
+            path,
+            "byte 0 (magic)",
+            "\"GGUF\"",
+            format!("{:?}", magic.escape_ascii().to_string()),
+        ));
     }
     let version = cursor.u32("version")?;
     match version {

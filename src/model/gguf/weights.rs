@@ -6,11 +6,11 @@ use super::reader::{GgufFile, GgufTensor};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::model::safetensors::{SafetensorsWriter, TensorSpec};
 use crate::progress::Progress;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 /// A tensor of the output and where its values come from.
@@ -135,32 +135,13 @@ impl<'a> Plan<'a> {
         self.tensors.len()
     }
 
-    fn header(&self, dtype: DType) -> Vec<u8> {
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
-        let mut offset = 0;
-        for (name, tensor) in &self.tensors {
-            let end = offset + tensor.source.shape.iter().product::<usize>() * dtype.size();
-            let entry = serde_json::json!({
-                "dtype": dtype.to_string(), "shape": tensor.source.shape, "data_offsets": [offset, end],
-            });
-            header.insert(name.clone(), entry);
-            offset = end;
-        }
-        let mut bytes = serde_json::Value::Object(header).to_string().into_bytes();
-        bytes.resize(bytes.len().next_multiple_of(8), b' ');
-        bytes
-    }
-
-    /// Streams every tensor, in order of name, to `path` as `dtype`. Memory is a few megabytes whatever the model's size.
-    pub fn write(&self, file: &GgufFile, path: &Path, dtype: DType) -> Result<u64> {
-        let out = std::fs::File::create(path).map_err(Error::io(path, "create"))?;
-        let mut out = std::io::BufWriter::with_capacity(1 << 20, out);
-        let header = self.header(dtype);
-        let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(path, "write"));
-        write(&(header.len() as u64).to_le_bytes())?;
-        write(&header)?;
-        let mut total = 8 + header.len() as u64;
+    /// Streams every tensor, in order of name, to `dir/model.safetensors` as `dtype`; gives the bytes of the tensors. Memory is a few
+    /// megabytes whatever the model's size.
+    pub fn write(&self, file: &GgufFile, dir: &Path, dtype: DType) -> Result<u64> {
+        let specs: Vec<TensorSpec> =
+            self.tensors.iter().map(|(name, tensor)| TensorSpec::new(name, dtype, &tensor.source.shape)).collect();
+        let total = specs.iter().map(TensorSpec::size_bytes).sum();
+        let mut writer = SafetensorsWriter::create(dir, specs, None)?;
         let progress = Progress::start("convert", self.parameters(), "parameters");
         for tensor in self.tensors.values() {
             let columns = tensor.source.shape.get(1..).map_or(1, |rest| rest.iter().product::<usize>());
@@ -169,14 +150,12 @@ impl<'a> Plan<'a> {
             while first < rows {
                 interrupt::check()?;
                 let count = (CHUNK / columns).clamp(1, rows - first);
-                let bytes = tensor.rows(file, first..first + count, columns, dtype)?;
-                write(&bytes)?;
-                total += bytes.len() as u64;
+                writer.append(&tensor.rows(file, first..first + count, columns, dtype)?)?;
                 progress.add((count * columns) as u64);
                 first += count;
             }
         }
-        out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).map_err(Error::io(path, "write"))?;
+        writer.finish()?;
         Ok(total)
     }
 }
