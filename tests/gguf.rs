@@ -27,7 +27,8 @@ fn unhex(value: &Value) -> Vec<u8> {
 #[test]
 fn every_block_format_gives_the_bits_of_the_gguf_package() {
     let expected = json(data("gguf/blocks.json"));
-    let kinds = [(0, "F32"), (1, "F16"), (30, "BF16"), (2, "Q4_0"), (3, "Q4_1"), (8, "Q8_0"), (12, "Q4_K"), (14, "Q6_K")];
+    let kinds =
+        [(0, "F32"), (1, "F16"), (30, "BF16"), (2, "Q4_0"), (3, "Q4_1"), (8, "Q8_0"), (12, "Q4_K"), (14, "Q6_K")];
     assert_eq!(expected.as_object().unwrap().len(), kinds.len());
     for (id, name) in kinds {
         let kind = GgmlType::from_id(id).unwrap();
@@ -75,7 +76,10 @@ fn byte_level_vocabularies_give_tiktokens_ids() {
     for (name, add_bos) in [("llama-bpe", true), ("gpt-2", false)] {
         let (mut g, vocabulary) = with_vocabulary(name);
         g.string("tokenizer.ggml.pre", name);
-        g.strings("tokenizer.ggml.merges", &serde_json::from_value::<Vec<String>>(vocabulary["merges"].clone()).unwrap());
+        g.strings(
+            "tokenizer.ggml.merges",
+            &serde_json::from_value::<Vec<String>>(vocabulary["merges"].clone()).unwrap(),
+        );
         let temporary = tempfile::tempdir().unwrap();
         let out = temporary.path().join("out");
         convert(&g.write(temporary.path()), &out, None, false).unwrap();
@@ -185,7 +189,9 @@ fn every_llama_shape_survives_the_way_through_gguf() {
                 g.f32("llama.rope.scaling.factor", factor as f32);
             }
             // Its original length is not Llama 3's; the divisors' own test is in config.rs.
-            "llama3_rope" => g.tensor("rope_freqs.weight", &[config.heads.head_dim / 2], &vec![1.0; config.heads.head_dim / 2]),
+            "llama3_rope" => {
+                g.tensor("rope_freqs.weight", &[config.heads.head_dim / 2], &vec![1.0; config.heads.head_dim / 2])
+            }
             _ => {}
         }
         let temporary = tempfile::tempdir().unwrap();

