@@ -10,6 +10,8 @@
 //! | `tokenizer.rs`, `chat.rs`, `generation_config.rs` | text to ids, messages to text, where an output ends |
 //! | `source/` | directories, GGUF files, packages and hub names as one kind of argument |
 //! | `gguf/` | GGUF files: read, dequantised, written as a model directory |
+//! | `inspect.rs` | what a directory holds, for people |
+//! | `presets/` | random weights in known shapes |
 //! | `batch.rs` | packed sequences |
 //! | `kv_cache.rs` | keys and values in pages, for generation |
 
@@ -18,10 +20,12 @@ pub mod chat;
 pub mod config;
 pub mod generation_config;
 pub mod gguf;
+pub mod inspect;
 pub(crate) mod json;
 pub mod kv_cache;
 pub mod llama;
 pub mod mapped;
+pub mod presets;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;
