@@ -109,7 +109,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return Ok(());
     }
     if let Some(c) = &scores.calibration {
-        let (n, tokens, cut, empty) = (c.sequences.len(), c.tokens, c.truncated, c.empty);
+        let (n, tokens, cut, empty) = (c.samples, c.tokens, c.truncated, c.empty);
         println!("{} over {n} sequences, {tokens} tokens ({cut} truncated, {empty} empty)", scores.metric.title());
     }
     let mut table = comfy_table::Table::new();

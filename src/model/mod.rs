@@ -6,6 +6,7 @@
 //! | `safetensors/` | weight files: memory-mapped, checked, single or sharded; streamed writing |
 //! | `mapped.rs` | mapped files, and what happens when one is cut short |
 //! | `json.rs` | JSON files read so that mistakes are named |
+//! | `weight_header.rs` | a weight file's header as raw bytes, for copying |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `tokenizer.rs`, `chat.rs`, `generation_config.rs` | text to ids, messages to text, where an output ends |
 //! | `source.rs` | directories, GGUF files, packages and hub names as one kind of argument |
@@ -23,6 +24,7 @@ pub mod mapped;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;
+pub mod weight_header;
 
 pub use batch::Batch;
 pub use chat::{ChatTemplate, Message};

@@ -9,13 +9,13 @@ use super::{Plan, Score, mergekit, plan};
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::model::safetensors::WeightFiles;
+use crate::model::weight_header::header_bytes;
 use crate::output::StagedDir;
 use crate::progress::Progress;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Name of the record of what was cut from what.
@@ -159,16 +159,6 @@ fn write_weights(files: &WeightFiles, shards: &[Shard], dir: &Path, total: u64) 
         write_json(&dir.join("model.safetensors.index.json"), &index)?;
     }
     Ok(())
-}
-
-/// A weight file's header with its length field; the file has been checked when it was mapped.
-fn header_bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let mut bytes = vec![0; 8];
-    file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
-    let len = bytes.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
-    file.take(len).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    Ok(bytes)
 }
 
 /// Copies tokenizer, template, generation configuration, licence and the like. Returns what was left behind.

@@ -1,1 +1,3 @@
 //! Fine-tuning: packing, step, optimiser, schedule, checkpoints, merging.
+
+pub mod slerp;
