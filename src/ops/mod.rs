@@ -15,6 +15,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod grad_norm;
 pub mod log_probs;
+mod log_sum_exp;
 pub mod matmul;
 pub mod paged_attention;
 pub mod philox;
