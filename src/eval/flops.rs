@@ -7,7 +7,7 @@
 //!
 //! A fused multiply-add is two FLOPs. Norms, rotary positions, softmax and activations are in none of the three.
 
-use crate::device::{Device, Entry, Op, Tensor};
+use crate::device::{DType, Device, Entry, Op, Tensor};
 use crate::error::{Error, Result};
 use crate::model::{Batch, Config, Llama, Workspace};
 use crate::ops::matmul::{Store, matmul_nt};
@@ -43,30 +43,21 @@ impl Flops {
     /// Counts for `config` and sequences of `seq_len` tokens.
     pub fn new(config: &Config, seq_len: u64) -> Flops {
         let heads = config.heads;
-        let [hidden, intermediate, vocab, layers] =
-            [config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers]
-                .map(|n| n as u64);
+        let layers = config.num_hidden_layers as u64;
         let q = (heads.n_heads * heads.head_dim) as u64;
-        let kv = (heads.n_kv_heads * heads.head_dim) as u64;
-        let projections = 2 * hidden * q + 2 * hidden * kv + 3 * hidden * intermediate;
-        let attention_bias = if config.attention_bias { q + 2 * kv + hidden } else { 0 };
-        let mlp_bias = if config.mlp_bias { 2 * intermediate + hidden } else { 0 };
-        let block_parameters = projections + attention_bias + mlp_bias + 2 * hidden;
-        let tables = if config.tie_word_embeddings { 1 } else { 2 };
-        let parameters = layers * block_parameters + tables * vocab * hidden + hidden;
-        let blocks = 2 * layers * projections;
-        let matmul = blocks + 2 * vocab * hidden;
+        let matmul = config.flops_matmul();
+        let head = 2 * (config.vocab_size * config.hidden_size) as u64;
         let attention_per_sequence = layers * 4 * (seq_len * (seq_len + 1) / 2) * q;
         Flops {
             num_hidden_layers: config.num_hidden_layers,
             seq_len,
-            parameters,
-            params_2n: 2 * parameters,
-            blocks,
+            parameters: config.parameters(),
+            params_2n: config.flops_params_2n(),
+            blocks: matmul - head,
             matmul,
             attention_per_sequence,
             total_per_sequence: seq_len * matmul + attention_per_sequence,
-            kv_bytes: 2 * 2 * layers * kv,
+            kv_bytes: config.kv_bytes_per_token(DType::BF16),
         }
     }
 
@@ -137,7 +128,7 @@ pub fn check_forward(dev: &Device, model: &Llama, seq_len: usize) -> Result<Ledg
     model.forward(dev, &Batch::pack(&[ids]), &mut ws, &mut |_, _| Ok(()))?;
     for rows in ws.hidden.f32().chunks(LOGIT_ROWS * model.config.hidden_size) {
         let rows = Tensor::from_f32(rows, &[rows.len() / model.config.hidden_size, model.config.hidden_size]);
-        let mut logits = Tensor::zeros(&[rows.rows(), vocab], crate::device::DType::F32);
+        let mut logits = Tensor::zeros(&[rows.rows(), vocab], DType::F32);
         matmul_nt(dev, &mut logits, &rows, model.head(), None, Store::Replace)?;
     }
     let counted = |op: Op, before: Entry| (dev.ledger().entry(op) - before).flops;

@@ -75,7 +75,7 @@ pub fn prune(source: &Path, plan: &Plan, out: &Path, overwrite: bool) -> Result<
     };
     write_weights(&files, &shards, staged.path(), report.weight_bytes[1])?;
     report.not_copied = copy_others(source, staged.path(), out)?;
-    write_json(&staged.path().join("config.json"), &Value::Object(cut_config(&config, &kept)))?;
+    write_json(&staged.path().join("config.json"), &Value::Object(config.with_layers(&kept)))?;
     let yaml = mergekit::write_kept(&source.to_string_lossy(), &kept, mergekit::dtype(&config));
     write_text(&staged.path().join("mergekit.yml"), &yaml)?;
     let record = provenance(source, &files, plan, &report)?;
@@ -188,20 +188,6 @@ fn copy_others(source: &Path, staging: &Path, out: &Path) -> Result<Vec<String>>
         fs::copy(&path, staging.join(name)).map_err(Error::io(&out.join(name), "write"))?;
     }
     Ok(left)
-}
-
-/// `config.json` of the cut model: the layer count, and every list that has one entry a layer.
-fn cut_config(config: &Config, kept: &[usize]) -> Map<String, Value> {
-    let mut json = config.json.clone();
-    for value in json.values_mut() {
-        if let Value::Array(entries) = value
-            && entries.len() == config.num_hidden_layers
-        {
-            *entries = kept.iter().map(|&block| entries[block].take()).collect();
-        }
-    }
-    json.insert("num_hidden_layers".into(), Value::from(kept.len()));
-    json
 }
 
 /// What was cut from what. Holds no time and no place of its own, so that the same command gives the same bytes.
