@@ -60,6 +60,8 @@ enum MetricArg {
     Perplexity,
     /// Sum of |W|, single blocks ranked.
     Magnitude,
+    /// A random number for each run.
+    Random,
     /// The last n blocks.
     Last,
     /// The first n blocks.
@@ -79,6 +81,7 @@ impl Args {
             MetricArg::Bi => Metric::Bi,
             MetricArg::Perplexity => Metric::Perplexity,
             MetricArg::Magnitude => Metric::Magnitude,
+            MetricArg::Random => Metric::Random,
             MetricArg::Last => Metric::Last,
             MetricArg::First => Metric::First,
         };
