@@ -14,6 +14,7 @@ pub mod matmul;
 pub mod paged_attention;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;
 
 use crate::device::{DType, Tensor};
