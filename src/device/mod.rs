@@ -6,10 +6,12 @@
 //! | `tensor.rs` | dense row-major arrays over either |
 //! | `dtype.rs` | element types |
 //! | `ledger.rs` | FLOPs, bytes, calls and seconds of every operation |
+//! | `peak.rs` | measured ceilings of the processor, peak memory of the process |
 
 pub mod buffer;
 mod dtype;
 mod ledger;
+pub mod peak;
 mod tensor;
 
 pub use dtype::DType;

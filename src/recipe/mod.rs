@@ -1,1 +1,13 @@
 //! `ratoon run`: a recipe file, its chain of stages, resumed where it stopped.
+//!
+//! | file | subject |
+//! |-|-|
+//! | `settings.rs` | the recipe file: every key with its default |
+//! | `stamp.rs` | what a finished stage leaves behind, so that it is not done twice |
+//! | `chain.rs` | the stages in their order |
+//! | `summary.rs` | the stages' results as one report |
+
+mod settings;
+pub mod stamp;
+
+pub use settings::{DistillSettings, EvalSettings, FinetuneSettings, PruneSettings, Recipe, ScoreSettings};

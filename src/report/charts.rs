@@ -1,0 +1,150 @@
+//! Charts of a run as SVG text.
+
+use super::{LossCurve, ModelRow, OperationRow};
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+use std::fmt::Debug;
+
+/// Width and height of every chart, in SVG units.
+const SIZE: (u32, u32) = (640, 380);
+
+/// Colours that stay apart for colour-blind readers (Okabe & Ito 2008), in the order of the series.
+const PALETTE: [RGBColor; 4] =
+    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+
+const FONT: (&str, i32) = ("sans-serif", 15);
+
+type DrawResult<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Runs a drawing into SVG text. Drawing into memory fails only on an empty axis range, which the callers exclude.
+fn svg(draw: impl FnOnce(&DrawingArea<SVGBackend, plotters::coord::Shift>) -> DrawResult<()>) -> String {
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let drawn = root.fill(&WHITE).map_err(Into::into).and_then(|()| draw(&root));
+        if let Err(e) = drawn.and_then(|()| root.present().map_err(Into::into)) {
+            return format!("<p>chart not drawn: {e}</p>");
+        }
+    }
+    text
+}
+
+/// Least and greatest of the values, widened by `margin` of their span on both sides; never empty.
+fn range(values: impl Iterator<Item = f64>, margin: f64) -> std::ops::Range<f64> {
+    let (low, high) = values
+        .filter(|v| v.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let pad = ((high - low) * margin).max(high.abs() * 1e-3).max(1e-9);
+    low - pad..high + pad
+}
+
+fn axes<'a, X, Y>(
+    root: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
+    x: X,
+    y: Y,
+    (x_label, y_label): (&str, &str),
+) -> DrawResult<ChartContext<'a, SVGBackend<'a>, Cartesian2d<X::CoordDescType, Y::CoordDescType>>>
+where
+    X: AsRangedCoord,
+    Y: AsRangedCoord,
+    X::CoordDescType: ValueFormatter<X::Value>,
+    Y::CoordDescType: ValueFormatter<Y::Value>,
+    X::Value: Debug,
+    Y::Value: Debug,
+{
+    let mut chart =
+        ChartBuilder::on(root).margin(12).x_label_area_size(44).y_label_area_size(64).build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(FONT)
+        .axis_desc_style(FONT)
+        .x_labels(6)
+        .y_labels(6)
+        .x_desc(x_label)
+        .y_desc(y_label)
+        .draw()?;
+    Ok(chart)
+}
+
+fn legend<'a, X: plotters::coord::ranged1d::Ranged, Y: plotters::coord::ranged1d::Ranged>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> DrawResult<()> {
+    chart
+        .configure_series_labels()
+        .position(position)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.2))
+        .label_font(FONT)
+        .draw()?;
+    Ok(())
+}
+
+/// Training loss over steps, one line a student.
+pub fn losses(curves: &[LossCurve]) -> String {
+    let points = || curves.iter().flat_map(|c| c.points.iter());
+    let x = range(points().map(|p| p.0 as f64), 0.0);
+    let y = range(points().map(|p| p.1), 0.06);
+    svg(|root| {
+        let mut chart = axes(root, x, y, ("step", "loss per target token (nats)"))?;
+        for (curve, color) in curves.iter().zip(PALETTE.into_iter().skip(1)) {
+            let line =
+                LineSeries::new(curve.points.iter().map(|&(step, loss)| (step as f64, loss)), color.stroke_width(2));
+            chart
+                .draw_series(line)?
+                .label(&curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        }
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
+    })
+}
+
+/// Held-out perplexity against FLOPs per token, one point a model.
+pub fn quality(models: &[ModelRow]) -> String {
+    let x = range(models.iter().map(|m| m.flops_params_2n / 1e6), 0.15);
+    let y = range(models.iter().map(|m| m.perplexity), 0.15);
+    svg(|root| {
+        let mut chart = axes(root, x, y, ("MFLOPs per token (2 x parameters)", "held-out perplexity"))?;
+        for (model, color) in models.iter().zip(PALETTE) {
+            let at = (model.flops_params_2n / 1e6, model.perplexity);
+            chart
+                .draw_series([Circle::new(at, 6, color.filled())])?
+                .label(&model.name)
+                .legend(move |(x, y)| Circle::new((x + 9, y), 5, color.filled()));
+        }
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
+    })
+}
+
+/// Roofline (Williams et al. 2009): FLOP/s of each operation over its FLOPs per byte, under the device's measured limits.
+pub fn roofline(operations: &[OperationRow], peak_flops: f64, peak_bandwidth: f64) -> String {
+    let points: Vec<(f64, f64, &str)> = operations
+        .iter()
+        .filter(|op| op.flops > 0 && op.bytes > 0 && op.seconds > 0.0)
+        .map(|op| (op.flops as f64 / op.bytes as f64, op.flops as f64 / op.seconds / 1e9, op.name.as_str()))
+        .collect();
+    let peak = peak_flops / 1e9;
+    let roof = |intensity: f64| (intensity * peak_bandwidth / 1e9).min(peak);
+    let low_x = points.iter().map(|p| p.0).fold(0.25, f64::min) / 2.0;
+    let high_x = points.iter().map(|p| p.0).fold(64.0, f64::max) * 4.0;
+    let low_y = points.iter().map(|p| p.1).fold(1.0, f64::min) / 2.0;
+    svg(|root| {
+        let labels = ("FLOPs per byte moved at least", "GFLOP/s");
+        let mut chart = axes(root, (low_x..high_x).log_scale(), (low_y..peak * 2.0).log_scale(), labels)?;
+        let steps = 60;
+        let line = (0..=steps).map(|i| low_x * (high_x / low_x).powf(f64::from(i) / f64::from(steps)));
+        chart.draw_series(LineSeries::new(line.map(|x| (x, roof(x).max(low_y))), BLACK.mix(0.6).stroke_width(2)))?;
+        for (x, y, name) in points {
+            let color = PALETTE[usize::from(name.contains("matmul"))];
+            chart.draw_series([EmptyElement::at((x, y))
+                + Circle::new((0, 0), 4, color.filled())
+                + Text::new(name.to_string(), (7, -7), FONT.into_font())])?;
+        }
+        Ok(())
+    })
+}
