@@ -31,6 +31,7 @@ pub mod rmsnorm;
 pub mod rope;
 mod scratch;
 mod simd;
+pub mod sample;
 pub mod swiglu;
 #[cfg(test)]
 mod testing;
