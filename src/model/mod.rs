@@ -2,8 +2,10 @@
 //!
 //! | file | subject |
 //! |-|-|
-//! | `config.rs` | `config.json`: every option of LlamaForCausalLM, or an error that names what is not supported |
-//! | `safetensors.rs` | weight files: memory-mapped, checked, single or sharded |
+//! | `config/` | `config.json`: every option of LlamaForCausalLM, or an error that names what is not supported |
+//! | `safetensors/` | weight files: memory-mapped, checked, single or sharded; streamed writing |
+//! | `mapped.rs` | mapped files, and what happens when one is cut short |
+//! | `json.rs` | JSON files read so that mistakes are named |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `tokenizer.rs`, `chat.rs`, `generation_config.rs` | text to ids, messages to text, where an output ends |
 //! | `source.rs` | directories, GGUF files, packages and hub names as one kind of argument |
@@ -14,8 +16,10 @@ pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod generation_config;
+pub(crate) mod json;
 pub mod kv_cache;
 pub mod llama;
+pub mod mapped;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;

@@ -22,3 +22,24 @@ pub fn embedding(dev: &Device, y: &mut Tensor, table: &Tensor, ids: &Tensor) -> 
     }
     Ok(())
 }
+
+/// `d_table[ids[t], :] += dy[t, :]`. `d_table`: F32 `[vocab, hidden]`, `dy`: F32 `[tokens, hidden]`, `ids`: U32 `[tokens]`.
+///
+/// Rows with the same id are added in the order of their tokens. Errors when an id is not below `vocab`.
+pub fn embedding_backward(dev: &Device, d_table: &mut Tensor, dy: &Tensor, ids: &Tensor) -> Result<()> {
+    let (tokens, hidden, vocab) = (ids.rows(), d_table.row_len(), d_table.rows());
+    check("embedding_backward", "dy", dy, DType::F32, &[tokens, hidden])?;
+    check("embedding_backward", "d_table", d_table, DType::F32, &[vocab, hidden])?;
+    check("embedding_backward", "ids", ids, DType::U32, &[tokens])?;
+    if let Some(id) = ids.u32().iter().find(|&&id| id as usize >= vocab) {
+        return Err(Error::shape("embedding_backward", "ids", format!("ids below {vocab}"), id.to_string()));
+    }
+    let n = (tokens * hidden) as u64;
+    let _span = dev.span(Op::EmbeddingBackward, Cost { flops: n, bytes: 12 * n + 4 * tokens as u64 });
+    let d_table = d_table.f32_mut();
+    for (dy, &id) in dy.f32().chunks_exact(hidden.max(1)).zip(ids.u32()) {
+        let row = &mut d_table[id as usize * hidden..(id as usize + 1) * hidden];
+        row.iter_mut().zip(dy).for_each(|(d, dy)| *d += dy);
+    }
+    Ok(())
+}

@@ -7,11 +7,18 @@
 //! Every reduction has one order that does not depend on how many rows or sequences run beside it, so a token's numbers
 //! are the same whatever the batch.
 
+pub mod adamw;
+pub mod angle;
 pub mod attention;
+pub mod attention_backward;
+pub mod dropout;
 pub mod embedding;
+pub mod grad_norm;
 pub mod log_probs;
+mod log_sum_exp;
 pub mod matmul;
 pub mod paged_attention;
+pub mod philox;
 pub mod rmsnorm;
 pub mod rope;
 pub mod swiglu;

@@ -59,6 +59,9 @@ pub fn paged_attention(
 ) -> Result<()> {
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
     let (tokens, sequences) = (q.rows(), batch.context_lens.rows());
+    if tokens == 0 {
+        return Err(Error::shape("paged_attention", "q", "at least one token", "none"));
+    }
     check("paged_attention", "q", q, DType::F32, &[tokens, n_heads * head_dim])?;
     check("paged_attention", "y", y, DType::F32, q.shape())?;
     check("paged_attention", "k_pages", k_pages, DType::F32, &[v_pages.rows(), n_kv_heads * head_dim])?;
@@ -103,9 +106,6 @@ pub fn paged_attention(
                 }
             }
         }
-    }
-    if tokens == 0 {
-        return Err(Error::shape("paged_attention", "q", "at least one token", "none"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! | `page.rs`, `page.html` | the page |
 
 pub mod charts;
+pub mod heatmap;
 pub mod page;
 
 use serde::{Deserialize, Serialize};

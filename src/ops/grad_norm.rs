@@ -1,0 +1,35 @@
+//! The Euclidean norm of all gradients together, for clipping.
+
+use super::check;
+use crate::device::{Cost, DType, Device, Op, Tensor};
+use crate::error::Result;
+use rayon::prelude::*;
+
+/// Elements of one partial sum. Part of the result's definition: another value gives another rounding.
+const CHUNK: usize = 1 << 14;
+
+/// `sqrt(sum of squares)` over all elements of all tensors (F32, any shapes).
+///
+/// Two stages: each chunk of 16,384 elements is summed in f64, then the partial sums in order, so the result does not
+/// depend on the number of threads. Relative error below 1e-12.
+pub fn grad_norm(dev: &Device, grads: &[&Tensor]) -> Result<f64> {
+    for g in grads {
+        check("grad_norm", "grads", g, DType::F32, g.shape())?;
+    }
+    let n: u64 = grads.iter().map(|g| g.elements() as u64).sum();
+    let _span = dev.span(Op::GradNorm, Cost { flops: 2 * n, bytes: 4 * n });
+    let chunks: Vec<&[f32]> = grads.iter().flat_map(|g| g.f32().chunks(CHUNK)).collect();
+    let partial: Vec<f64> = chunks.into_par_iter().map(sum_of_squares).collect();
+    Ok(partial.iter().sum::<f64>().sqrt())
+}
+
+/// Eight running sums, so that the additions do not wait for one another.
+fn sum_of_squares(x: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    for eight in x.chunks(8) {
+        for (sum, &x) in sums.iter_mut().zip(eight) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+    }
+    sums.iter().sum()
+}
