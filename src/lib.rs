@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod model;
 pub mod ops;
 pub mod output;
+pub mod philox;
 pub mod progress;
 pub mod prune;
 pub mod recipe;

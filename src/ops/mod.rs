@@ -21,6 +21,7 @@ pub mod paged_attention;
 pub mod philox;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sample;
 pub mod swiglu;
 
 use crate::device::{DType, Tensor};
