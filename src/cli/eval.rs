@@ -6,7 +6,6 @@ use ratoon::eval::tasks::TaskOptions;
 use ratoon::eval::{EvalOptions, EvalReport, OwnTextOptions, evaluate};
 use ratoon::model::source;
 use ratoon::{Error, Result, output};
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Measure perplexity, distance from a base model, and tasks.

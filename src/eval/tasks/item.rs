@@ -24,7 +24,7 @@ pub struct Item {
     /// The right answer's text, as in an example; what is extracted from it is compared in a generative task.
     pub answer: String,
     /// What examples must share with this row.
-    group: Option<Json>,
+    pub(super) group: Option<Json>,
 }
 
 impl Item {
@@ -121,7 +121,8 @@ impl<'a> Renderer<'a> {
         let mut env = Environment::new();
         env.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         env.set_fuel(Some(FUEL));
-        env.set_keep_trailing_newline(true);
+        let syntax = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build();
+        env.set_syntax(syntax.map_err(|e| Error::format(path, "task header", "Jinja syntax", e.to_string()))?);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.add_filter("strip_brackets", strip_brackets);
         let templates = [
@@ -142,7 +143,7 @@ impl<'a> Renderer<'a> {
     }
 
     fn item(&self, path: &Path, place: String, fields: &Map<String, Json>) -> Result<Item> {
-        let row = Row { env: &self.env, fields: Value::from_serialize(fields), path, place: &place };
+        let row = Row { env: &self.env, fields: Value::from(minijinja::value::Serde(fields)), path, place: &place };
         let header = self.header;
         let mut item = Item {
             description: row.render("description")?,
