@@ -104,7 +104,12 @@ fn divergence_is_what_f64_by_hand_gives() {
             }
         }
         assert_eq!(got.tokens, count, "{name}");
-        assert!((got.kl - kl / f64::from(count as u32)).abs() < 1e-5, "{name}: {} against {}", got.kl, kl / count as f64);
+        assert!(
+            (got.kl - kl / f64::from(count as u32)).abs() < 1e-5,
+            "{name}: {} against {}",
+            got.kl,
+            kl / count as f64
+        );
         assert_eq!(got.top1_agreement, agreed as f64 / count as f64, "{name}");
         let same = divergence(&dev, &base, &base, &text, window).unwrap();
         assert!(same.kl.abs() < 1e-9 && same.top1_agreement == 1.0, "a model is no distance from itself: {same:?}");

@@ -93,7 +93,17 @@ fn table(rows: &[BenchRow]) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
     table.set_header([
-        "model", "size", "params", "backend", "threads", "test", "t/s", "MFLOP/token", "GFLOP/s", "MFU", "GB/s",
+        "model",
+        "size",
+        "params",
+        "backend",
+        "threads",
+        "test",
+        "t/s",
+        "MFLOP/token",
+        "GFLOP/s",
+        "MFU",
+        "GB/s",
         "bandwidth",
     ]);
     for row in rows {

@@ -86,7 +86,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     if let Some(path) = &args.output {
         output::write_file(path, |out| out.write_all(json.as_bytes()))?;
     }
-    if context.json { print!("{json}") } else { println!("{}", table(&report)) }
+    if context.json {
+        print!("{json}")
+    } else {
+        println!("{}", table(&report))
+    }
     Ok(())
 }
 
@@ -118,7 +122,8 @@ fn table(report: &EvalReport) -> Table {
         let result = &task.result;
         for (name, metric) in &result.metrics {
             let mark = if *name == result.metric { " *" } else { "" };
-            let name_cell = format!("{} {name} ({} items, {}-shot){mark}", result.name, result.items, result.num_fewshot);
+            let name_cell =
+                format!("{} {name} ({} items, {}-shot){mark}", result.name, result.items, result.num_fewshot);
             let base = task.base_metrics.as_ref().map(|metrics| metrics[name]);
             let cell = |m: &ratoon::eval::tasks::Metric| format!("{:.2} ± {:.2} %", 100.0 * m.value, 100.0 * m.stderr);
             row(name_cell, cell(metric), base.as_ref().map(cell));

@@ -67,6 +67,12 @@ fn quantity(value: f64) -> String {
         _ => (1.0, ""),
     };
     let scaled = value * scale;
-    let decimals = if scaled >= 100.0 { 0 } else if scaled >= 10.0 { 1 } else { 2 };
+    let decimals = if scaled >= 100.0 {
+        0
+    } else if scaled >= 10.0 {
+        1
+    } else {
+        2
+    };
     format!("{scaled:.decimals$} {prefix}")
 }
