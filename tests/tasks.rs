@@ -20,7 +20,8 @@ fn first(path: &Path) -> (Vec<String>, Vec<String>, Vec<bool>) {
 #[test]
 fn published_files_need_no_header() {
     let dir = tempfile::tempdir().unwrap();
-    let arc = r#"{"id":"x","question":"Which is hot?","choices":{"text":["ice","fire"],"label":["A","B"]},"answerKey":"B"}"#;
+    let arc =
+        r#"{"id":"x","question":"Which is hot?","choices":{"text":["ice","fire"],"label":["A","B"]},"answerKey":"B"}"#;
     let (contexts, choices, gold) = first(&write(dir.path(), "arc.jsonl", arc));
     assert_eq!(contexts[1], "Question: Which is hot?\nAnswer:");
     assert_eq!((choices, gold), (vec!["ice".into(), "fire".into()], vec![false, true]));
@@ -34,7 +35,8 @@ fn published_files_need_no_header() {
     assert_eq!(contexts[0], "Baking: How. Mix flour. A man");
     assert_eq!((choices[0].as_str(), gold), ("stirs it", vec![false, true]));
 
-    let winogrande = r#"{"sentence":"The cup fits the bag since the _ is small.","option1":"bag","option2":"cup","answer":"2"}"#;
+    let winogrande =
+        r#"{"sentence":"The cup fits the bag since the _ is small.","option1":"bag","option2":"cup","answer":"2"}"#;
     let (contexts, choices, gold) = first(&write(dir.path(), "winogrande.jsonl", winogrande));
     assert_eq!(contexts[1], "The cup fits the bag since the cup");
     assert_eq!((choices[0].as_str(), gold), ("is small.", vec![false, true]));
@@ -62,7 +64,8 @@ fn examples_come_from_the_questions_own_subject_and_never_are_the_question() {
     let row = |question: &str, subject: &str| {
         format!(r#"{{"question":"{question}","subject":"{subject}","choices":["1","2","3","4"],"answer":0}}"#)
     };
-    let rows = [row("a1", "a"), row("b1", "b"), row("a2", "a"), row("b2", "b"), row("a3", "a"), row("b3", "b")].join("\n");
+    let rows =
+        [row("a1", "a"), row("b1", "b"), row("a2", "a"), row("b2", "b"), row("a3", "a"), row("b3", "b")].join("\n");
     let task = Task::load(&write(dir.path(), "mmlu.jsonl", &rows)).unwrap();
     let items = Items::load(&task, 2, None).unwrap();
     let about = "The following are multiple choice questions (with answers) about";
@@ -128,14 +131,30 @@ fn bench_gives_llama_benchs_keys_and_the_ledgers_flops() {
     let tests: Vec<&str> = rows.iter().map(|row| row["test"].as_str().unwrap()).collect();
     assert_eq!(tests, ["pp32", "tg8", "tg8 b3"]);
     for row in &rows {
-        for key in ["model_filename", "model_type", "model_size", "model_n_params", "backend", "n_threads", "n_prompt",
-            "n_gen", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts", "build_commit", "cpu_info", "mfu"] {
+        for key in [
+            "model_filename",
+            "model_type",
+            "model_size",
+            "model_n_params",
+            "backend",
+            "n_threads",
+            "n_prompt",
+            "n_gen",
+            "avg_ns",
+            "stddev_ns",
+            "avg_ts",
+            "stddev_ts",
+            "build_commit",
+            "cpu_info",
+            "mfu",
+        ] {
             assert!(!row[key].is_null(), "{key}");
         }
         assert_eq!(row["samples_ns"].as_array().unwrap().len(), 2);
     }
     // By hand: 2 x parameters of the projections a token, the head once per prompt or once per generated token.
-    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(format!("{model}/config.json")).unwrap()).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(format!("{model}/config.json")).unwrap()).unwrap();
     let size = |key: &str| config[key].as_u64().unwrap();
     let (hidden, inner, heads, kv) =
         (size("hidden_size"), size("intermediate_size"), size("num_attention_heads"), size("num_key_value_heads"));

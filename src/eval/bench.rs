@@ -153,9 +153,9 @@ impl<'a> Bench<'a> {
         let work = total(self.dev) - before;
         let samples_ts: Vec<f64> = samples_ns.iter().map(|&ns| tokens as f64 * 1e9 / ns as f64).collect();
         let nanoseconds: Vec<f64> = samples_ns.iter().map(|&ns| ns as f64).collect();
-        let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) = (mean_and_deviation(&nanoseconds), mean_and_deviation(&samples_ts));
-        let (flops, bytes) =
-            (work.flops as f64 / self.repetitions as f64, work.bytes as f64 / self.repetitions as f64);
+        let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) =
+            (mean_and_deviation(&nanoseconds), mean_and_deviation(&samples_ts));
+        let (flops, bytes) = (work.flops as f64 / self.repetitions as f64, work.bytes as f64 / self.repetitions as f64);
         let (flops_per_second, bytes_per_second) = (flops * 1e9 / avg_ns, bytes * 1e9 / avg_ns);
         Ok(BenchRow {
             test,

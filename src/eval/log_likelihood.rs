@@ -87,12 +87,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// As many of the sorted requests as the budget takes, at least one, with their pages.
-    fn next_batch(
-        &mut self,
-        requests: &'a [Request],
-        order: &[usize],
-        budget: usize,
-    ) -> (Vec<Sequence<'a>>, usize) {
+    fn next_batch(&mut self, requests: &'a [Request], order: &[usize], budget: usize) -> (Vec<Sequence<'a>>, usize) {
         let mut batch: Vec<Sequence> = Vec::new();
         let (mut tokens, mut taken) = (0, 0);
         for &index in order {

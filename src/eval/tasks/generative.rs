@@ -40,10 +40,9 @@ pub(super) fn run(
     let mut values = Values::new();
     for (item, text) in items.items.iter().zip(&texts) {
         let reference = extractor.reference(&item.answer);
-        for (name, found) in [
-            ("exact_match_strict", extractor.strict(text)),
-            ("exact_match_flexible", extractor.flexible(text)),
-        ] {
+        for (name, found) in
+            [("exact_match_strict", extractor.strict(text)), ("exact_match_flexible", extractor.flexible(text))]
+        {
             let right = found.is_some_and(|found| answer::same(&found, &reference));
             values.entry(name).or_default().push(f64::from(right));
         }

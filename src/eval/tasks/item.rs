@@ -88,7 +88,8 @@ impl Items {
     /// The first examples in the order of their file that are not the row itself: always the same ones.
     fn examples_of<'a>(&'a self, item: &'a Item) -> impl Iterator<Item = &'a Item> {
         let group = self.examples.get(&group_key(item.group.clone()));
-        let others = move |e: &&Item| e.contexts != item.contexts || e.choices != item.choices || e.answer != item.answer;
+        let others =
+            move |e: &&Item| e.contexts != item.contexts || e.choices != item.choices || e.answer != item.answer;
         group.into_iter().flatten().filter(others).take(self.num_fewshot)
     }
 
@@ -132,8 +133,7 @@ impl<'a> Renderer<'a> {
             ("answer", &header.answer),
         ];
         for (key, template) in templates {
-            env.add_template(key, template)
-                .map_err(|e| Error::format(path, key, "a Jinja template", e.to_string()))?;
+            env.add_template(key, template).map_err(|e| Error::format(path, key, "a Jinja template", e.to_string()))?;
         }
         Ok(Renderer { header, env })
     }
