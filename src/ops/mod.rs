@@ -12,11 +12,11 @@ pub mod angle;
 pub mod argmax;
 pub mod attention;
 pub mod attention_backward;
+#[cfg(test)]
+mod attention_tests;
 pub mod bias;
 pub mod cross_entropy;
 pub mod divergence;
-#[cfg(test)]
-mod attention_tests;
 pub mod dropout;
 pub mod embedding;
 mod flash;
@@ -29,9 +29,9 @@ mod parallel;
 pub mod philox;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sample;
 mod scratch;
 mod simd;
-pub mod sample;
 pub mod swiglu;
 #[cfg(test)]
 mod testing;
