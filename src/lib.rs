@@ -8,6 +8,7 @@
 pub mod data;
 pub mod device;
 pub mod distill;
+pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod generate;
@@ -15,7 +16,6 @@ pub mod interrupt;
 pub mod model;
 pub mod ops;
 pub mod output;
-pub mod philox;
 pub mod progress;
 pub mod prune;
 pub mod recipe;

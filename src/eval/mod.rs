@@ -10,10 +10,12 @@
 //! | `evaluate.rs` | all of it, as `ratoon eval` does it |
 //! | `subject.rs` | a model with its tokenizer and template |
 //! | `bench.rs` | prefill, decode and training speed |
+//! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
 
 pub mod bench;
 mod divergence;
 mod evaluate;
+pub mod flops;
 mod log_likelihood;
 mod own_text;
 mod perplexity;

@@ -12,14 +12,22 @@
 //! | `pages.rs` | the page allocator |
 //! | `ending.rs` | where an output ends: end-of-text ids, stop strings, half characters |
 //! | `prompts.rs` | rows of a prompt file to requests and completions to result lines, OpenAI batches included |
+//! | `runtime.rs` | a model with its tokenizer, chat template and end-of-text ids |
+//! | `provenance.rs` | which model and data a result came from |
 //! | `resume.rs` | result files that are appended to in input order and survive a kill |
 
 mod ending;
 mod engine;
 mod pages;
+mod prompts;
+pub mod provenance;
+pub mod resume;
+mod runtime;
 
 pub use crate::ops::sample::Sampling;
 pub use engine::generate;
+pub use prompts::{GenerateOptions, GenerateReport, generate_file};
+pub use runtime::Runtime;
 
 /// One prompt to continue.
 #[derive(Clone, Debug)]

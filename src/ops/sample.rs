@@ -5,10 +5,9 @@
 //! that crosses it included; the draw is from what is left, renormalised. Equal logits are ordered by id. Sums are in f64 in a fixed order,
 //! so a probability is off by at most `vocab * 2^-53` and a row's token does not depend on the other rows.
 
-use super::check;
+use super::{check, philox};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
-use crate::philox::{philox4x32, unit_f64};
 use rayon::prelude::*;
 
 /// How tokens are drawn.
@@ -106,8 +105,8 @@ fn draw_row(row: &[f32], draw: &Draw) -> Result<Drawn> {
 /// The id under a uniform number, by the inverse of the cumulative distribution.
 fn draw_id(row: &[f32], max: f32, draw: &Draw) -> usize {
     let Sampling { temperature, top_k, top_p, seed } = draw.sampling;
-    let words = philox4x32(seed, [draw.position, 0, draw.request as u32, (draw.request >> 32) as u32]);
-    let uniform = unit_f64(words[0], words[1]);
+    let words = philox::block(seed, draw.request, u64::from(draw.position));
+    let uniform = unit(words[0], words[1]);
     let weight = |id: usize| (f64::from(row[id] - max) / f64::from(temperature)).exp();
     let cut_k = top_k > 0 && top_k < row.len();
     if !cut_k && top_p >= 1.0 {
@@ -143,6 +142,11 @@ fn draw_id(row: &[f32], max: f32, draw: &Draw) -> usize {
         sum += w;
     }
     ids[pick(kept.iter().copied(), uniform * sum)] as usize
+}
+
+/// A uniform number in [0, 1) with 53 random bits: 24 would never reach the rarest ids of a large vocabulary.
+fn unit(high: u32, low: u32) -> f64 {
+    (((u64::from(high) << 32) | u64::from(low)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Index of the first weight whose running sum exceeds `target`; the last one with any weight where rounding leaves none.
