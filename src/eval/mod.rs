@@ -11,6 +11,7 @@
 //! | `flops.rs` | FLOPs by formula, checked against the ledger |
 //! | `subject.rs` | a model with its tokenizer and template |
 //! | `bench.rs` | prefill, decode and training speed |
+//! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
 
 pub mod bench;
 mod divergence;
