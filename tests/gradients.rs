@@ -8,8 +8,7 @@ use ratoon::model::{Activations, Adapter, Batch, Gradients, Llama, Recompute, Tr
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const TINY: [&str; 7] =
-    ["biases", "gqa", "linear_rope", "llama3_rope", "mha_tied", "mqa_head_dim", "odd_sizes"];
+const TINY: [&str; 7] = ["biases", "gqa", "linear_rope", "llama3_rope", "mha_tied", "mqa_head_dim", "odd_sizes"];
 
 fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
@@ -45,9 +44,7 @@ fn gradients_of(
     let mut grads = Gradients::new(model, trainable);
     let mut ws = Activations::new(model, batch.tokens(), recompute, grads.lowest_block());
     let scale = 1.0 / n as f32;
-    let sum = model
-        .forward_backward(&Device::cpu(), batch, targets, scale, dropout, &mut ws, &mut grads)
-        .unwrap();
+    let sum = model.forward_backward(&Device::cpu(), batch, targets, scale, dropout, &mut ws, &mut grads).unwrap();
     (sum / n as f64, grads)
 }
 
@@ -81,8 +78,7 @@ fn tiny_models_give_pytorch_losses_and_gradient_norms() {
         let dir = data("tiny").join(name);
         let expected = json(&dir.join("expected.json"));
         let mut model = Llama::load(&dir).unwrap().into_f32();
-        let (loss, grads) =
-            gradients(&model, Trainable::All, &sequences(&expected["ids"]), Recompute::Block, None);
+        let (loss, grads) = gradients(&model, Trainable::All, &sequences(&expected["ids"]), Recompute::Block, None);
         let want = expected["loss"].as_f64().unwrap();
         assert!((loss - want).abs() < 1e-4, "{name}: loss {loss} against {want}");
         compare_norms(name, &mut model, Trainable::All, &grads, &expected["grad_norm"]);
@@ -106,8 +102,7 @@ fn an_adapter_gives_peft_masked_loss_and_gradient_norms() {
     let batch = Batch::pack(&sequences(&expected["ids"]));
     let (targets, n) = masked(&batch, expected["prompt_tokens"].as_u64().unwrap() as usize);
     assert_eq!(n, 88);
-    let (loss, grads) =
-        gradients_of(&model, Trainable::Lora, &batch, &targets, n, Recompute::None, None);
+    let (loss, grads) = gradients_of(&model, Trainable::Lora, &batch, &targets, n, Recompute::None, None);
     let want = expected["loss"].as_f64().unwrap();
     assert!((loss - want).abs() < 1e-4, "loss {loss} against {want}");
     compare_norms("lora", &mut model, Trainable::Lora, &grads, &expected["grad_norm"]);
@@ -180,8 +175,7 @@ fn frozen_weights_get_no_gradient_and_the_pass_ends_at_the_lowest_trained_block(
 fn the_real_model_gives_pytorch_loss_and_gradients() {
     let expected = json(&data("train.json"));
     let mut model = Llama::load(&support::smollm2()).unwrap().into_f32();
-    let (loss, grads) =
-        gradients(&model, Trainable::All, &sequences(&expected["batch"]), Recompute::None, None);
+    let (loss, grads) = gradients(&model, Trainable::All, &sequences(&expected["batch"]), Recompute::None, None);
     let want = expected["loss"].as_f64().unwrap();
     assert!((loss - want).abs() < 1e-4, "loss {loss} against {want}");
     compare_norms("smollm2", &mut model, Trainable::All, &grads, &expected["grad_norm"]);

@@ -68,9 +68,9 @@ impl LoraConfig {
     /// Every (block, projection) that gets an adapter, in the order of the forward pass.
     pub fn places(&self, blocks: usize) -> impl Iterator<Item = (usize, Projection)> + '_ {
         let here = move |l: &usize| self.layers_to_transform.as_ref().is_none_or(|layers| layers.contains(l));
-        (0..blocks).filter(here).flat_map(|l| {
-            Projection::ALL.into_iter().filter(|p| self.target_modules.contains(p)).map(move |p| (l, p))
-        })
+        (0..blocks)
+            .filter(here)
+            .flat_map(|l| Projection::ALL.into_iter().filter(|p| self.target_modules.contains(p)).map(move |p| (l, p)))
     }
 
     /// Reads `adapter_config.json`. An option that changes the numbers and is not supported is an error that names it.
@@ -185,7 +185,9 @@ fn refuse_unsupported(path: &Path, config: &Map<String, Value>) -> Result<()> {
     }
     match config.get("exclude_modules") {
         None | Some(Value::Null) => Ok(()),
-        Some(value) => Err(Error::unsupported(path, format!("exclude_modules = {value}"), "name target_modules instead")),
+        Some(value) => {
+            Err(Error::unsupported(path, format!("exclude_modules = {value}"), "name target_modules instead"))
+        }
     }
 }
 
@@ -241,7 +243,8 @@ impl Adapter {
             let b = factor('B', [weight.rows(), config.r])?;
             loras.insert((l, p), Lora { a, b, scale });
         }
-        let known = |name: &String| loras.keys().any(|&(l, p)| ['A', 'B'].iter().any(|&c| tensor_name(l, p, c) == *name));
+        let known =
+            |name: &String| loras.keys().any(|&(l, p)| ['A', 'B'].iter().any(|&c| tensor_name(l, p, c) == *name));
         if let Some(name) = files.tensors.keys().find(|name| !known(name)) {
             let expected = format!("tensors of the named projections in {} blocks", model.blocks.len());
             return Err(Error::format(&path, format!("tensor {name}"), expected, "one that belongs to none"));
@@ -278,9 +281,8 @@ fn save(
     base: &str,
     tensors: &BTreeMap<(usize, Projection), [&Tensor; 2]>,
 ) -> Result<()> {
-    let list = || {
-        tensors.iter().flat_map(|(&(l, p), [a, b])| [(tensor_name(l, p, 'A'), *a), (tensor_name(l, p, 'B'), *b)])
-    };
+    let list =
+        || tensors.iter().flat_map(|(&(l, p), [a, b])| [(tensor_name(l, p, 'A'), *a), (tensor_name(l, p, 'B'), *b)]);
     let specs: Vec<TensorSpec> =
         list().map(|(name, tensor)| TensorSpec::new(name, DType::F32, tensor.shape())).collect();
     write_file(&dir.join(WEIGHTS), |out| {
@@ -302,9 +304,9 @@ impl Llama {
 
     /// Writes the attached adapters in PEFT's format.
     pub fn save_adapter(&self, dir: &Path, config: &LoraConfig, base: &str) -> Result<()> {
-        let attached = config.places(self.blocks.len()).filter_map(|(l, p)| {
-            self.blocks[l].projection(p).lora.as_ref().map(|lora| ((l, p), [&lora.a, &lora.b]))
-        });
+        let attached = config
+            .places(self.blocks.len())
+            .filter_map(|(l, p)| self.blocks[l].projection(p).lora.as_ref().map(|lora| ((l, p), [&lora.a, &lora.b])));
         save(dir, config, base, &attached.collect())
     }
 }

@@ -3,11 +3,11 @@
 //! `d_x` is the gradient of the loss with respect to `x`. Gradients of parameters are added up, so that micro-batches
 //! accumulate; frozen parameters get none, and the pass ends at the lowest block that has a trained one.
 
+use super::Batch;
 use super::activations::{Activations, Kept, Recompute};
 use super::gradients::{BlockGradients, Gradients, LinearGradients};
 use super::llama::{Block, Linear, Llama};
 use super::lora::{DropoutKey, Projection};
-use super::Batch;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::attention::attention;

@@ -130,7 +130,8 @@ fn copy(files: &WeightFiles, name: &str, to: &mut crate::device::Tensor) -> Resu
 
 fn save_optimizer(trainer: &mut Trainer, path: &Path) -> Result<()> {
     let names: Vec<String> = trainer.parameters_mut()?.into_iter().map(|(name, _)| name).collect();
-    let spec = |kind: &str, name: &String, shape: &[usize]| TensorSpec::new(format!("{kind}.{name}"), DType::F32, shape);
+    let spec =
+        |kind: &str, name: &String, shape: &[usize]| TensorSpec::new(format!("{kind}.{name}"), DType::F32, shape);
     let first = names.iter().zip(&trainer.m).map(|(name, m)| spec("exp_avg", name, m.shape()));
     let second = names.iter().zip(&trainer.v).map(|(name, v)| spec("exp_avg_sq", name, v.shape()));
     let specs: Vec<TensorSpec> = first.chain(second).collect();

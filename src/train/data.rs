@@ -147,7 +147,12 @@ impl Encoder {
 }
 
 /// Token sequences of the rows, in their order, and what became of each. `path` is named in errors.
-pub fn tokenize(model: &Path, path: &Path, rows: &[Row], options: TokenizeOptions) -> Result<(Vec<Sequence>, RowCounts)> {
+pub fn tokenize(
+    model: &Path,
+    path: &Path,
+    rows: &[Row],
+    options: TokenizeOptions,
+) -> Result<(Vec<Sequence>, RowCounts)> {
     let encoder = Encoder::load(model)?;
     let mut counts = RowCounts { rows: rows.len() as u64, ..RowCounts::default() };
     let mut sequences = Vec::with_capacity(rows.len());

@@ -96,9 +96,9 @@ pub fn prepare(options: &FinetuneOptions) -> Result<Prepared> {
         accumulation: options.gradient_accumulation_steps,
         seed: options.seed,
     };
-    let total_steps = options.max_steps.unwrap_or_else(|| {
-        ((options.num_train_epochs * order.steps_per_epoch() as f64).ceil() as u64).max(1)
-    });
+    let total_steps = options
+        .max_steps
+        .unwrap_or_else(|| ((options.num_train_epochs * order.steps_per_epoch() as f64).ceil() as u64).max(1));
     let max_tokens = order.max_tokens(&lengths);
     let weight_bytes = WeightFiles::open(&options.model)?.total_bytes();
     let plan = |recompute| MemoryPlan::new(&config, &options.method, weight_bytes, max_tokens, recompute);
@@ -150,7 +150,11 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
             log.write(&entry)?;
         }
         state.seconds += start.elapsed().as_secs_f64();
-        progress.message(format!("loss {:.4}, {:.0} tokens/s", step.loss, step.tokens as f64 / start.elapsed().as_secs_f64()));
+        progress.message(format!(
+            "loss {:.4}, {:.0} tokens/s",
+            step.loss,
+            step.tokens as f64 / start.elapsed().as_secs_f64()
+        ));
         progress.add(1);
         let stopped = interrupt::check();
         let last = state.global_step == prepared.total_steps;
@@ -208,7 +212,11 @@ fn start_output(options: &FinetuneOptions, settings: &Map<String, Value>) -> Res
                 return Ok(Some(report));
             }
             let expected = "a new path (or --overwrite)";
-            return Err(Error::usage(format!("output {}", output.display()), expected, "a finished run with other settings"));
+            return Err(Error::usage(
+                format!("output {}", output.display()),
+                expected,
+                "a finished run with other settings",
+            ));
         }
     }
     fs::create_dir_all(output).map_err(Error::io(output, "create"))?;

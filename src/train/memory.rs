@@ -74,8 +74,9 @@ impl MemoryPlan {
             what: "training".into(),
             needed: smallest,
             available,
-            instead: "lower --per-device-train-batch-size or --max-length, use --recompute block, or LoRA instead of --full"
-                .into(),
+            instead:
+                "lower --per-device-train-batch-size or --max-length, use --recompute block, or LoRA instead of --full"
+                    .into(),
         })
     }
 }

@@ -45,15 +45,18 @@ pub struct MergeReport {
 
 /// Writes `model_dir` with the adapter in its weights to `out`, in the source's dtypes: computed in F32, rounded once to the
 /// nearest. One tensor is in memory at a time; nothing is left behind on failure.
-pub fn merge_adapter(dev: &Device, model_dir: &Path, adapter_dir: &Path, out: &Path, overwrite: bool) -> Result<MergeReport> {
+pub fn merge_adapter(
+    dev: &Device,
+    model_dir: &Path,
+    adapter_dir: &Path,
+    out: &Path,
+    overwrite: bool,
+) -> Result<MergeReport> {
     let model = Llama::load(model_dir)?;
     let adapter = Adapter::load(adapter_dir, &model)?;
     let (rank, scale) = (adapter.config.r, adapter.config.scale());
-    let updates: BTreeMap<String, &Lora> = adapter
-        .loras
-        .iter()
-        .map(|(&(l, p), lora)| (format!("model.layers.{l}.{}.weight", p.path()), lora))
-        .collect();
+    let updates: BTreeMap<String, &Lora> =
+        adapter.loras.iter().map(|(&(l, p), lora)| (format!("model.layers.{l}.{}.weight", p.path()), lora)).collect();
     let files = WeightFiles::open(model_dir)?;
     let specs: Vec<TensorSpec> =
         files.tensors.iter().map(|(name, info)| TensorSpec::new(name, info.dtype, &info.shape)).collect();
