@@ -6,6 +6,7 @@
 //! | `safetensors/` | weight files: memory-mapped, checked, single or sharded; streamed writing |
 //! | `mapped.rs` | mapped files, and what happens when one is cut short |
 //! | `json.rs` | JSON files read so that mistakes are named |
+//! | `weight_header.rs` | a weight file's header as raw bytes, for copying |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `llama_backward.rs` | the backward pass, its mirror, and what it keeps of the forward pass (`activations.rs`) |
 //! | `gradients.rs` | gradients, and the list of parameters that training changes |
@@ -31,6 +32,7 @@ pub mod mapped;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;
+pub mod weight_header;
 
 pub use activations::{Activations, Recompute};
 pub use adapter::Adapter;

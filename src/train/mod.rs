@@ -12,6 +12,7 @@
 //! | `model_dir.rs` | model directories that training writes |
 //! | `log.rs`, `tensorboard.rs` | JSONL and TensorBoard logs |
 //! | `merge_lora.rs` | an adapter merged into its weights |
+//! | `slerp.rs` | two models merged by spherical interpolation |
 
 mod checkpoint;
 pub mod data;
@@ -22,6 +23,7 @@ pub mod merge_lora;
 mod model_dir;
 mod options;
 mod schedule;
+pub mod slerp;
 mod tensorboard;
 mod trainer;
 
