@@ -3,10 +3,8 @@
 use super::trainer::Method;
 use crate::error::{Error, Result};
 use crate::model::{Activations, Config, Recompute};
+use crate::ops::cross_entropy;
 use serde::{Deserialize, Serialize};
-
-/// Rows of logits that the fused loss holds at once, at most.
-const LOGIT_ROWS: u64 = 512;
 
 /// Bytes that a run needs, by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +45,7 @@ impl MemoryPlan {
                 (trained, weight_bytes + 4 * trained, blocks - lowest)
             }
         };
-        let logits = 4 * LOGIT_ROWS.min(tokens as u64) * config.vocab_size as u64;
+        let logits = cross_entropy::plan_bytes(tokens, config.hidden_size, config.vocab_size) as u64;
         let activations = Activations::plan_bytes(config, tokens, recompute, blocks_kept) + logits;
         MemoryPlan { weights, gradients: 4 * trained, optimizer: 8 * trained, activations, recompute }
     }
