@@ -9,6 +9,7 @@
 //! hidden = norm(x);  logits = hidden · headᵀ
 //! ```
 
+use super::lora::{DropoutKey, Lora};
 use super::safetensors::WeightFiles;
 use super::{Batch, Config, KvCache};
 use crate::device::{DType, Device, Tensor};
@@ -25,19 +26,34 @@ use crate::progress;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A projection: `y = x · weightᵀ (+ bias)`. Clones share the weights.
+/// A projection: `y = x · weightᵀ (+ bias) (+ adapter)`. Clones share the weights.
 #[derive(Clone)]
 pub struct Linear {
     /// Float `[out_features, in_features]`.
     pub weight: Arc<Tensor>,
     /// Float `[out_features]`.
     pub bias: Option<Arc<Tensor>>,
+    /// Low-rank adapter beside the weight.
+    pub lora: Option<Arc<Lora>>,
 }
 
 impl Linear {
-    /// `y (+)= x · weightᵀ (+ bias)`.
+    /// `y (+)= x · weightᵀ (+ bias) (+ adapter without dropout)`.
     pub fn forward(&self, dev: &Device, y: &mut Tensor, x: &Tensor, store: Store) -> Result<()> {
-        matmul_nt(dev, y, x, &self.weight, self.bias.as_deref(), store)
+        self.forward_dropout(dev, y, x, store, None)
+    }
+
+    /// [`Linear::forward`] with the adapter's dropout, for training.
+    pub fn forward_dropout(
+        &self,
+        dev: &Device,
+        y: &mut Tensor,
+        x: &Tensor,
+        store: Store,
+        key: Option<DropoutKey>,
+    ) -> Result<()> {
+        matmul_nt(dev, y, x, &self.weight, self.bias.as_deref(), store)?;
+        self.lora.as_ref().map_or(Ok(()), |lora| lora.forward(dev, y, x, key))
     }
 }
 
@@ -92,7 +108,8 @@ impl Llama {
         let tensor = |name: String| files.tensor(&name).map(Arc::new);
         let linear = |name: String, bias: bool| -> Result<Linear> {
             let weight = tensor(format!("{name}.weight"))?;
-            Ok(Linear { weight, bias: if bias { Some(tensor(format!("{name}.bias"))?) } else { None } })
+            let bias = if bias { Some(tensor(format!("{name}.bias"))?) } else { None };
+            Ok(Linear { weight, bias, lora: None })
         };
         let blocks = (0..config.num_hidden_layers).map(|i| {
             let (layer, attention_bias, mlp_bias) =

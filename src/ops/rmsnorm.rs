@@ -1,27 +1,82 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019): `y = x / sqrt(mean(x^2) + eps) * w`, row by row.
 
 use super::matmul::Store;
+use super::parallel::{self, rows_per_task};
+use super::scratch::Scratch;
+use super::simd::{Kernel, LANES, Simd, dispatch};
 use super::{check, check_weight};
 use crate::device::{Cost, DType, Device, Op, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// `y[t, i] = x[t, i] * rsqrt(mean_i(x[t, i]^2) + eps) * w[i]`. `x`, `y`: F32 `[tokens, hidden]`, `w`: float `[hidden]`.
 pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -> Result<()> {
     let (tokens, hidden) = (x.rows(), x.row_len());
+    nonzero("rmsnorm", hidden)?;
     check("rmsnorm", "y", y, DType::F32, &[tokens, hidden])?;
     check_weight("rmsnorm", "w", w, &[hidden])?;
     let cost =
         Cost { flops: (4 * tokens * hidden) as u64, bytes: (8 * tokens * hidden + hidden * w.dtype().size()) as u64 };
     let _span = dev.span(Op::RmsNorm, cost);
-    let w = w.to_f32();
-    for (y, x) in y.f32_mut().chunks_exact_mut(hidden).zip(x.f32().chunks_exact(hidden)) {
-        let mean = x.iter().map(|v| v * v).sum::<f32>() / hidden as f32;
-        let scale = 1.0 / (mean + eps).sqrt();
-        for ((y, x), w) in y.iter_mut().zip(x).zip(w.f32()) {
-            *y = x * scale * w;
+    let rows = rows_per_task(tokens, hidden) * hidden;
+    with_f32(w, |w| {
+        let tasks = y.f32_mut().chunks_mut(rows).zip(x.f32().chunks(rows));
+        parallel::for_each(tasks, |(y, x)| dispatch(Forward { y, x, w, eps }));
+    });
+    Ok(())
+}
+
+/// Errors when rows have no elements.
+fn nonzero(op: &'static str, hidden: usize) -> Result<()> {
+    if hidden > 0 { Ok(()) } else { Err(Error::shape(op, "x", "rows of 1 or more", "0")) }
+}
+
+/// Calls `run` with the elements as f32, converted into the thread's scratch when they are not.
+fn with_f32(w: &Tensor, run: impl FnOnce(&[f32])) {
+    if w.dtype() == DType::F32 {
+        return run(w.f32());
+    }
+    let mut scratch = Scratch::new(w.elements());
+    w.read_f32(0, scratch.floats());
+    run(scratch.floats())
+}
+
+struct Forward<'a> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    w: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let hidden = self.w.len();
+        for (y, x) in self.y.chunks_exact_mut(hidden).zip(self.x.chunks_exact(hidden)) {
+            // SAFETY: inside `dispatch`.
+            unsafe {
+                let scale = S::splat(row_scale::<S>(x, self.eps));
+                for ((y, x), w) in y.chunks_mut(LANES).zip(x.chunks(LANES)).zip(self.w.chunks(LANES)) {
+                    S::write(y, S::mul(S::mul(S::read(x), scale), S::read(w)));
+                }
+            }
         }
     }
-    Ok(())
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+unsafe fn row_scale<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    // SAFETY: inside `dispatch`.
+    unsafe {
+        let mut sum = S::splat(0.0);
+        for x in x.chunks(LANES) {
+            let x = S::read(x);
+            sum = S::fma(x, x, sum);
+        }
+        1.0 / (S::sum(sum) / x.len() as f32 + eps).sqrt()
+    }
 }
 
 /// Rows whose share of `dw` is summed before it joins the others. Part of the result's definition.
@@ -44,6 +99,7 @@ pub fn rmsnorm_backward(
     store: Store,
 ) -> Result<()> {
     let (tokens, hidden) = (x.rows(), x.row_len());
+    nonzero("rmsnorm_backward", hidden)?;
     check("rmsnorm_backward", "dx", dx, DType::F32, &[tokens, hidden])?;
     check("rmsnorm_backward", "dy", dy, DType::F32, &[tokens, hidden])?;
     check_weight("rmsnorm_backward", "w", w, &[hidden])?;
@@ -54,28 +110,69 @@ pub fn rmsnorm_backward(
     let add = if store == Store::Add { 4 * n } else { 0 };
     let cost = Cost { flops: 10 * n, bytes: 12 * n + add + (hidden * w.dtype().size()) as u64 };
     let _span = dev.span(Op::RmsNormBackward, cost);
-    let w = w.to_f32();
-    let mut partials = vec![0.0f32; if dw.is_some() { tokens.div_ceil(CHUNK) * hidden } else { 0 }];
-    let rows =
-        dx.f32_mut().chunks_exact_mut(hidden).zip(dy.f32().chunks_exact(hidden)).zip(x.f32().chunks_exact(hidden));
-    for (t, ((dx, dy), x)) in rows.enumerate() {
-        let mean = x.iter().map(|v| v * v).sum::<f32>() / hidden as f32;
-        let scale = 1.0 / (mean + eps).sqrt();
-        let dot: f32 = dy.iter().zip(x).zip(w.f32()).map(|((dy, x), w)| dy * w * x).sum();
-        let shrink = scale * scale * scale * dot / hidden as f32;
-        for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w.f32()) {
-            let d = dy * w * scale - x * shrink;
-            *dx = if store == Store::Add { *dx + d } else { d };
-        }
+    let add = store == Store::Add;
+    let rows = CHUNK * hidden;
+    let mut partials = Scratch::new(if dw.is_some() { tokens.div_ceil(CHUNK) * hidden } else { 0 });
+    with_f32(w, |w| {
+        let inputs = dx.f32_mut().chunks_mut(rows).zip(dy.f32().chunks(rows)).zip(x.f32().chunks(rows));
         if dw.is_some() {
-            let partial = &mut partials[t / CHUNK * hidden..(t / CHUNK + 1) * hidden];
-            partial.iter_mut().zip(dy).zip(x).for_each(|((p, dy), x)| *p += dy * x * scale);
+            let tasks = inputs.zip(partials.floats().chunks_mut(hidden));
+            parallel::for_each(tasks, |(((dx, dy), x), dw)| {
+                dw.fill(0.0);
+                dispatch(Backward { dx, dw: Some(dw), dy, x, w, eps, add });
+            });
+        } else {
+            parallel::for_each(inputs, |((dx, dy), x)| dispatch(Backward { dx, dw: None, dy, x, w, eps, add }));
         }
-    }
+    });
     if let Some(dw) = dw {
-        for partial in partials.chunks_exact(hidden) {
+        for partial in partials.floats().chunks_exact(hidden) {
             dw.f32_mut().iter_mut().zip(partial).for_each(|(d, p)| *d += p);
         }
     }
     Ok(())
+}
+
+struct Backward<'a> {
+    dx: &'a mut [f32],
+    dw: Option<&'a mut [f32]>,
+    dy: &'a [f32],
+    x: &'a [f32],
+    w: &'a [f32],
+    eps: f32,
+    add: bool,
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        let hidden = self.w.len();
+        let rows = self.dx.chunks_exact_mut(hidden).zip(self.dy.chunks_exact(hidden)).zip(self.x.chunks_exact(hidden));
+        for ((dx, dy), x) in rows {
+            // SAFETY: inside `dispatch`.
+            unsafe {
+                let scale = row_scale::<S>(x, self.eps);
+                let mut dot = S::splat(0.0);
+                for ((dy, x), w) in dy.chunks(LANES).zip(x.chunks(LANES)).zip(self.w.chunks(LANES)) {
+                    dot = S::fma(S::mul(S::read(dy), S::read(w)), S::read(x), dot);
+                }
+                let shrink = S::splat(-(scale * scale * scale * (S::sum(dot) / hidden as f32)));
+                let scale = S::splat(scale);
+                for (((dx, dy), x), w) in
+                    dx.chunks_mut(LANES).zip(dy.chunks(LANES)).zip(x.chunks(LANES)).zip(self.w.chunks(LANES))
+                {
+                    let d = S::fma(S::read(x), shrink, S::mul(S::mul(S::read(dy), S::read(w)), scale));
+                    let d = if self.add { S::add(S::read(dx), d) } else { d };
+                    S::write(dx, d);
+                }
+                if let Some(dw) = self.dw.as_deref_mut() {
+                    for ((dw, dy), x) in dw.chunks_mut(LANES).zip(dy.chunks(LANES)).zip(x.chunks(LANES)) {
+                        S::write(dw, S::fma(S::mul(S::read(dy), S::read(x)), scale, S::read(dw)));
+                    }
+                }
+            }
+        }
+    }
 }

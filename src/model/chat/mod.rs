@@ -98,7 +98,7 @@ impl ChatTemplate {
         functions::add(&mut env);
         let source = without_generation_marks(&self.source);
         let template = env.template_from_str(&source).map_err(broken)?;
-        let special = minijinja::Value::from(minijinja::value::Serde(&self.special));
+        let special = minijinja::Value::from_pairs(self.special.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let messages = minijinja::Value::from(minijinja::value::Serde(messages));
         let context = minijinja::context! {
             messages, add_generation_prompt, tools => (), documents => (), ..special

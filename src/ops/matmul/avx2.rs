@@ -71,17 +71,16 @@ unsafe fn pass<const M: usize, const G: usize, const KIND: u8>(t: &Tile, sums: &
     unsafe {
         let mut acc = [[[_mm256_setzero_ps(); 2]; G]; M];
         for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
-            for g in 0..G {
-                acc[g] = [0, 1].map(|half| _mm256_loadu_ps(sums.as_ptr().add(8 * (first + g) + 16 * half)));
+            for (g, acc) in acc.iter_mut().enumerate() {
+                *acc = [0, 1].map(|half| _mm256_loadu_ps(sums.as_ptr().add(8 * (first + g) + 16 * half)));
             }
         }
         let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.k {
-            let mut row = [[_mm256_setzero_ps(); 2]; G];
-            for g in 0..G {
+            let row: [[__m256; 2]; G] = std::array::from_fn(|g| {
                 let column = 8 * (first + g);
-                row[g] = match KIND {
+                match KIND {
                     0 => [0, 1].map(|half| _mm256_loadu_ps(b.cast::<f32>().add(column + 16 * half))),
                     1 => {
                         let pairs = _mm256_loadu_si256(b.add(4 * column).cast());
@@ -89,24 +88,22 @@ unsafe fn pass<const M: usize, const G: usize, const KIND: u8>(t: &Tile, sums: &
                         [_mm256_castsi256_ps(wide[0]), _mm256_castsi256_ps(wide[1])]
                     }
                     _ => [0, 1].map(|half| _mm256_cvtph_ps(_mm_loadu_si128(b.add(2 * (column + 16 * half)).cast()))),
-                };
-            }
+                }
+            });
             for (i, acc) in acc.iter_mut().enumerate() {
                 let x = _mm256_set1_ps(*a.add(i));
-                for g in 0..G {
-                    for half in 0..2 {
-                        acc[g][half] = _mm256_fmadd_ps(x, row[g][half], acc[g][half]);
-                    }
+                for (acc, row) in acc.iter_mut().flatten().zip(row.iter().flatten()) {
+                    *acc = _mm256_fmadd_ps(x, *row, *acc);
                 }
             }
             a = a.add(M);
             b = b.add(PANEL * if KIND == 0 { 4 } else { 2 });
         }
         for (acc, sums) in acc.iter().zip(sums.iter_mut()) {
-            for g in 0..G {
-                for half in 0..2 {
-                    _mm256_storeu_ps(sums.as_mut_ptr().add(8 * (first + g) + 16 * half), acc[g][half]);
-                }
+            for (g, [low, high]) in acc.iter().enumerate() {
+                let sums = sums.as_mut_ptr().add(8 * (first + g));
+                _mm256_storeu_ps(sums, *low);
+                _mm256_storeu_ps(sums.add(16), *high);
             }
         }
     }

@@ -73,20 +73,18 @@ unsafe fn tile<const M: usize, const V: usize, const KIND: u8>(t: &Tile) {
         });
         let mut acc = [[_mm512_setzero_ps(); V]; M];
         if !t.partial.is_null() {
-            for i in 0..M {
-                for v in 0..V {
-                    acc[i][v] = _mm512_maskz_loadu_ps(masks[v], t.partial.wrapping_add(i * t.ldp + 16 * v));
-                }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let partial = t.partial.wrapping_add(i * t.ldp);
+                *acc = std::array::from_fn(|v| _mm512_maskz_loadu_ps(masks[v], partial.wrapping_add(16 * v)));
             }
         }
         let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
         let (mut a, mut b) = (t.a, t.b);
         let element = if KIND == 0 { 4 } else { 2 };
         for _ in 0..t.k {
-            let mut row = [_mm512_setzero_ps(); V];
-            for v in 0..V {
+            let row: [__m512; V] = std::array::from_fn(|v| {
                 let panel = b.add((v / 2) * t.panel_stride * element);
-                row[v] = match KIND {
+                match KIND {
                     0 => _mm512_loadu_ps(panel.cast::<f32>().add(16 * (v % 2))),
                     1 => {
                         let pairs = _mm512_loadu_si512(panel.cast());
@@ -95,21 +93,20 @@ unsafe fn tile<const M: usize, const V: usize, const KIND: u8>(t: &Tile) {
                         _mm512_castsi512_ps(wide)
                     }
                     _ => _mm512_cvtph_ps(_mm256_loadu_si256(panel.add(32 * (v % 2)).cast())),
-                };
-            }
-            for i in 0..M {
+                }
+            });
+            for (i, acc) in acc.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(i));
-                for v in 0..V {
-                    acc[i][v] = _mm512_fmadd_ps(x, row[v], acc[i][v]);
+                for (acc, row) in acc.iter_mut().zip(row) {
+                    *acc = _mm512_fmadd_ps(x, row, *acc);
                 }
             }
             a = a.add(M);
             b = b.add(PANEL * element);
         }
-        for i in 0..M {
-            for v in 0..V {
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (v, mut sum) in acc.into_iter().enumerate() {
                 let c = t.c.wrapping_add(i * t.ldc + 16 * v);
-                let mut sum = acc[i][v];
                 if !t.bias.is_null() {
                     sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], t.bias.wrapping_add(16 * v)));
                 }

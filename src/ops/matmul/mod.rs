@@ -8,7 +8,7 @@
 //! | file | subject |
 //! |-|-|
 //! | `tile.rs` | one register tile; `avx512.rs`, `avx2.rs`, `portable.rs` compute it |
-//! | `pack.rs` | operands in the order in which tiles read them |
+//! | `pack.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
 //! | `blocked.rs` | cache blocks and threads |
 //! | `scratch.rs` | buffers that outlive a call |
@@ -25,6 +25,8 @@ mod scratch;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 pub use packed::PackedWeight;
 pub use tile::Isa;

@@ -2,11 +2,14 @@
 //! panel `[k][PANEL]`, padded with zeros beyond the last column.
 
 use super::tile::PANEL;
+#[cfg(target_arch = "x86_64")]
+use super::transpose;
 use crate::device::{DType, Tensor};
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 /// `out[i] = t[start + i]` as f32.
-pub fn read(t: &Tensor, start: usize, out: &mut [f32]) {
+fn read(t: &Tensor, start: usize, out: &mut [f32]) {
     let range = start..start + out.len();
     match t.dtype() {
         DType::BF16 => {
@@ -19,39 +22,75 @@ pub fn read(t: &Tensor, start: usize, out: &mut [f32]) {
     }
 }
 
-/// `dst[p * width + i] = src[i * ld + p]` for `i < rows`, `p < k`.
-pub fn transpose(dst: &mut [f32], width: usize, src: &[f32], ld: usize, rows: usize, k: usize) {
-    if rows == 0 || k == 0 {
-        return;
+/// Elements of a stored operand.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+impl<'a> Source<'a> {
+    /// The elements of a float tensor from `start` on.
+    fn of(t: &'a Tensor, start: usize) -> Source<'a> {
+        match t.dtype() {
+            DType::BF16 => Source::Bf16(&t.bf16()[start..]),
+            DType::F16 => Source::F16(&t.f16()[start..]),
+            _ => Source::F32(&t.f32()[start..]),
+        }
     }
-    assert!(rows <= width && dst.len() >= (k - 1) * width + rows && src.len() >= (rows - 1) * ld + k);
-    let (rows4, k4) = (rows / 4 * 4, k / 4 * 4);
-    #[cfg(target_arch = "x86_64")]
-    for p in (0..k4).step_by(4) {
-        for i in (0..rows4).step_by(4) {
-            // SAFETY: rows i .. i + 4 and columns p .. p + 4 lie inside both slices by the assertion; SSE is part of x86-64.
-            unsafe {
-                use std::arch::x86_64::*;
-                let at = |r: usize| _mm_loadu_ps(src.as_ptr().add((i + r) * ld + p));
-                let (mut r0, mut r1, mut r2, mut r3) = (at(0), at(1), at(2), at(3));
-                _MM_TRANSPOSE4_PS(&mut r0, &mut r1, &mut r2, &mut r3);
-                for (r, row) in [r0, r1, r2, r3].into_iter().enumerate() {
-                    _mm_storeu_ps(dst.as_mut_ptr().add((p + r) * width + i), row);
-                }
+
+    fn len(self) -> usize {
+        match self {
+            Source::F32(x) => x.len(),
+            Source::Bf16(x) => x.len(),
+            Source::F16(x) => x.len(),
+        }
+    }
+
+    fn at(self, i: usize) -> f32 {
+        match self {
+            Source::F32(x) => x[i],
+            Source::Bf16(x) => x[i].to_f32(),
+            Source::F16(x) => x[i].to_f32(),
+        }
+    }
+
+    /// `dst[p * width + i] = self[i * ld + p]` for `i < rows`, `p < k`.
+    fn transpose(self, dst: &mut [f32], width: usize, ld: usize, rows: usize, k: usize) {
+        if rows == 0 || k == 0 {
+            return;
+        }
+        assert!(rows <= width && dst.len() >= (k - 1) * width + rows && self.len() >= (rows - 1) * ld + k);
+        let done = self.transpose_blocks(dst, width, ld, rows, k);
+        for p in done..k {
+            for i in 0..rows {
+                dst[p * width + i] = self.at(i * ld + p);
             }
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    for p in 0..k4 {
-        for i in 0..rows4 {
-            dst[p * width + i] = src[i * ld + p];
+
+    /// The part of [`Source::transpose`] that vector instructions can do; returns the columns done.
+    #[cfg(target_arch = "x86_64")]
+    fn transpose_blocks(self, dst: &mut [f32], width: usize, ld: usize, rows: usize, k: usize) -> usize {
+        if !is_x86_feature_detected!("avx512f") {
+            return 0;
         }
+        let (dst, k) = (dst.as_mut_ptr(), k / transpose::BLOCK * transpose::BLOCK);
+        // SAFETY: `transpose` asserted the sizes; AVX-512F was detected.
+        unsafe {
+            match self {
+                Source::F32(x) => transpose::transpose::<0>(dst, width, x.as_ptr().cast(), ld, rows, k),
+                Source::Bf16(x) => transpose::transpose::<1>(dst, width, x.as_ptr().cast(), ld, rows, k),
+                Source::F16(x) => transpose::transpose::<2>(dst, width, x.as_ptr().cast(), ld, rows, k),
+            }
+        }
+        k
     }
-    for p in 0..k {
-        let first = if p < k4 { rows4 } else { 0 };
-        for i in first..rows {
-            dst[p * width + i] = src[i * ld + p];
-        }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn transpose_blocks(self, _: &mut [f32], _: usize, _: usize, _: usize, _: usize) -> usize {
+        0
     }
 }
 
@@ -68,7 +107,7 @@ impl Left<'_> {
     /// Packs rows `first .. first + rows` of an `m` x `k` operand into `dst`, `[k][rows]`.
     pub fn pack(self, dst: &mut [f32], m: usize, k: usize, first: usize, rows: usize) {
         match self {
-            Left::Rows(data) => transpose(dst, rows, &data[first * k..], k, rows, k),
+            Left::Rows(data) => Source::F32(&data[first * k..]).transpose(dst, rows, k, rows, k),
             Left::Columns(data) => {
                 for (dst, src) in dst.chunks_exact_mut(rows).zip(data.chunks_exact(m)) {
                     dst.copy_from_slice(&src[first..first + rows]);
@@ -87,9 +126,6 @@ pub enum Right<'a> {
     Columns(&'a Tensor),
 }
 
-/// Columns of the reduction that are widened to f32 at a time: 32 rows of them fill a quarter of a 32 KB L1 cache.
-const STRIP: usize = 64;
-
 impl Right<'_> {
     /// Packs columns `first .. first + columns` (at most PANEL), steps `from .. to` of the reduction, into `dst`, `[to - from][PANEL]`.
     pub fn pack(self, dst: &mut [f32], size: (usize, usize), first: usize, columns: usize, from: usize, to: usize) {
@@ -98,18 +134,8 @@ impl Right<'_> {
             dst[..(to - from) * PANEL].fill(0.0);
         }
         match self {
-            Right::Rows(t, offset) if t.dtype() == DType::F32 => {
-                transpose(dst, PANEL, &t.f32()[(offset + first) * k + from..], k, columns, to - from);
-            }
             Right::Rows(t, offset) => {
-                let mut strip = [0.0; PANEL * STRIP];
-                for p in (from..to).step_by(STRIP) {
-                    let steps = STRIP.min(to - p);
-                    for (j, row) in strip.chunks_exact_mut(STRIP).take(columns).enumerate() {
-                        read(t, (offset + first + j) * k + p, &mut row[..steps]);
-                    }
-                    transpose(&mut dst[(p - from) * PANEL..], PANEL, &strip, STRIP, columns, steps);
-                }
+                Source::of(t, (offset + first) * k + from).transpose(dst, PANEL, k, columns, to - from);
             }
             Right::Columns(t) => {
                 for (p, dst) in (from..to).zip(dst.chunks_exact_mut(PANEL)) {

@@ -1,0 +1,212 @@
+//! Cross-entropy of a linear output head with its gradients, fused so that the logits of all tokens never exist at once.
+
+use super::log_probs::gather;
+use super::log_sum_exp::{LogSumExp, softmax};
+use super::matmul::{Store, matmul_nn, matmul_nt, matmul_tn};
+use super::{check, check_weight};
+use crate::device::{Cost, DType, Device, Op, Tensor};
+use crate::error::Result;
+use rayon::prelude::*;
+
+/// Bytes of logits at a time: 512 tokens of a vocabulary of 49,152, so that packing the head and reading and writing its
+/// gradient (once for each piece) take a few percent of the time.
+const LOGITS_BYTES: usize = 96 << 20;
+
+/// Tokens computed together.
+fn tokens_at_once(vocab: usize) -> usize {
+    (LOGITS_BYTES / (4 * vocab.max(1))).max(16)
+}
+
+/// Bytes of scratch memory that [`linear_cross_entropy`] takes for a batch of `tokens`.
+pub fn plan_bytes(tokens: usize, hidden: usize, vocab: usize) -> usize {
+    let chunk = tokens.min(tokens_at_once(vocab));
+    4 * (chunk * (vocab + 2 * hidden) + tokens * hidden)
+}
+
+/// Loss and gradients of `logits = hidden · headᵀ` under cross-entropy.
+///
+/// ```text
+/// losses[t]      = -log softmax(logits[t])[targets[t]]
+/// d_logits[t]    = scale (softmax(logits[t]) - onehot(targets[t]))
+/// d_hidden[t]    = d_logits[t] · head
+/// d_head        += d_logitsᵀ · hidden
+/// ```
+/// `losses`: F32 `[tokens]`; `d_hidden`, `hidden`: F32 `[tokens, hidden]`; `d_head`: F32 `[vocab, hidden]`, added to, or
+/// `None` where the head is frozen; `head`: float `[vocab, hidden]`; `targets`: U32 `[tokens]`, ids or
+/// [`IGNORE`](super::log_probs::IGNORE), whose losses and gradients are 0. `scale` is that of the mean over a step, 1 / (number of targets).
+///
+/// Ignored rows are neither computed nor booked: with S scored tokens, `2 S vocab hidden` FLOPs as matmul for the logits, the
+/// same for `d_hidden` and for `d_head`, and 7 per logit as cross_entropy. Errors on a target beyond the vocabulary.
+/// Memory: [`plan_bytes`].
+#[allow(clippy::too_many_arguments)]
+pub fn linear_cross_entropy(
+    dev: &Device,
+    losses: &mut Tensor,
+    d_hidden: &mut Tensor,
+    mut d_head: Option<&mut Tensor>,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    scale: f32,
+) -> Result<()> {
+    let (tokens, width, vocab) = (hidden.rows(), hidden.row_len(), head.rows());
+    check("linear_cross_entropy", "losses", losses, DType::F32, &[tokens])?;
+    check("linear_cross_entropy", "hidden", hidden, DType::F32, &[tokens, width])?;
+    check("linear_cross_entropy", "d_hidden", d_hidden, DType::F32, &[tokens, width])?;
+    check_weight("linear_cross_entropy", "head", head, &[vocab, width])?;
+    if let Some(d_head) = &d_head {
+        check("linear_cross_entropy", "d_head", d_head, DType::F32, &[vocab, width])?;
+    }
+    let (scored, rows) = gather("linear_cross_entropy", hidden, targets, vocab)?;
+    losses.f32_mut().fill(0.0);
+    d_hidden.f32_mut().fill(0.0);
+    let chunk = tokens_at_once(vocab).min(scored.len());
+    let mut logits = Tensor::zeros(&[chunk, vocab], DType::F32);
+    let mut x = Tensor::zeros(&[chunk, width], DType::F32);
+    let mut dx = Tensor::zeros(&[chunk, width], DType::F32);
+    for (scored, rows) in scored.chunks(chunk.max(1)).zip(rows.chunks((chunk * width).max(1))) {
+        for buffer in [&mut logits, &mut x, &mut dx] {
+            buffer.set_rows(scored.len())?;
+        }
+        x.f32_mut().copy_from_slice(rows);
+        matmul_nt(dev, &mut logits, &x, head, None, Store::Replace)?;
+        let count = logits.elements() as u64;
+        let span = dev.span(Op::CrossEntropy, Cost { flops: 7 * count, bytes: 8 * count });
+        let mut chunk_losses = vec![0.0f32; scored.len()];
+        let rows = logits.f32_mut().par_chunks_exact_mut(vocab).zip(scored).zip(&mut chunk_losses);
+        rows.for_each(|((row, &(_, target)), loss)| {
+            let mut sum = LogSumExp::default();
+            sum.add(row);
+            *loss = (sum.value() - f64::from(row[target as usize])) as f32;
+            softmax(row, sum.value() as f32, scale);
+            row[target as usize] -= scale;
+        });
+        for (&(t, _), loss) in scored.iter().zip(chunk_losses) {
+            losses.f32_mut()[t] = loss;
+        }
+        drop(span);
+        matmul_nn(dev, &mut dx, &logits, head, Store::Replace)?;
+        for (&(t, _), row) in scored.iter().zip(dx.f32().chunks_exact(width)) {
+            d_hidden.f32_mut()[t * width..(t + 1) * width].copy_from_slice(row);
+        }
+        if let Some(d_head) = d_head.as_deref_mut() {
+            matmul_tn(dev, d_head, &logits, &x, Store::Add)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::log_probs::{IGNORE, log_probs};
+    use crate::ops::matmul::tests::numbers;
+
+    /// Sum over scored tokens of the loss, in f64.
+    fn loss(hidden: &[f64], head: &[f64], targets: &[u32], width: usize) -> f64 {
+        let rows = hidden.chunks_exact(width).zip(targets).filter(|&(_, &t)| t != IGNORE);
+        rows.map(|(h, &target)| {
+            let logits: Vec<f64> =
+                head.chunks_exact(width).map(|w| w.iter().zip(h).map(|(a, b)| a * b).sum()).collect();
+            logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[target as usize]
+        })
+        .sum()
+    }
+
+    /// Central differences of `f` over every element of `at`.
+    fn differences(at: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        let step = 1e-5;
+        let mut x = at.to_vec();
+        (0..x.len())
+            .map(|i| {
+                x[i] = at[i] + step;
+                let up = f(&x);
+                x[i] = at[i] - step;
+                let down = f(&x);
+                x[i] = at[i];
+                (up - down) / (2.0 * step)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn losses_and_gradients_equal_f64_central_differences() {
+        let (tokens, width, vocab, scale) = (7, 5, 37, 0.25);
+        let (hidden, head) = (numbers(1, tokens * width), numbers(2, vocab * width));
+        let targets = [3, IGNORE, 36, 0, 7, IGNORE, 3];
+        let dev = Device::cpu();
+        let mut losses = Tensor::from_f32(&[9.0; 7], &[tokens]);
+        let mut d_hidden = Tensor::from_f32(&[9.0; 35], &[tokens, width]);
+        let before = numbers(3, vocab * width);
+        let mut d_head = Tensor::from_f32(&before, &[vocab, width]);
+        let (h, w) = (Tensor::from_f32(&hidden, &[tokens, width]), Tensor::from_f32(&head, &[vocab, width]));
+        let ids = Tensor::from_u32(&targets);
+        linear_cross_entropy(&dev, &mut losses, &mut d_hidden, Some(&mut d_head), &h, &w, &ids, scale).unwrap();
+
+        let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let (hidden, head) = (wide(&hidden), wide(&head));
+        for t in 0..tokens {
+            let exact = loss(&hidden[t * width..(t + 1) * width], &head, &targets[t..t + 1], width);
+            // A logit of |x| <= 5 carries width * u * 5 < 2e-6 of error.
+            assert!((f64::from(losses.f32()[t]) - exact).abs() < 4e-6, "token {t}: {} for {exact}", losses.f32()[t]);
+        }
+        let by_hidden = differences(&hidden, |h| loss(h, &head, &targets, width));
+        let by_head = differences(&head, |w| loss(&hidden, w, &targets, width));
+        // Central differences err by step^2 / 6 of the third derivative and 1e-16 / step: below 1e-10; f32 by 1e-6.
+        for (got, want) in d_hidden.f32().iter().zip(by_hidden) {
+            assert!((f64::from(*got) - f64::from(scale) * want).abs() < 2e-6, "d_hidden {got} for {want}");
+        }
+        for ((got, before), want) in d_head.f32().iter().zip(before).zip(by_head) {
+            let want = f64::from(before) + f64::from(scale) * want;
+            assert!((f64::from(*got) - want).abs() < 2e-6, "d_head {got} for {want}");
+        }
+        let scored = 5;
+        assert_eq!(dev.ledger().entry(Op::Matmul).flops, 3 * 2 * scored * (vocab * width) as u64);
+    }
+
+    #[test]
+    fn several_pieces_give_the_same_losses_and_gradients_as_each_token_alone() {
+        // 1.6 M entries make pieces of 16 tokens.
+        let (tokens, width, vocab) = (19, 2, 1_600_000);
+        let hidden = Tensor::from_f32(&numbers(4, tokens * width), &[tokens, width]);
+        let head = Tensor::from_f32(&numbers(5, vocab * width), &[vocab, width]);
+        let targets: Vec<u32> = (0..tokens as u32).map(|t| t * 77_777).collect();
+        let dev = Device::cpu();
+        let run = |from: usize, to: usize| {
+            let h = Tensor::from_f32(&hidden.f32()[from * width..to * width], &[to - from, width]);
+            let (mut losses, mut dh) =
+                (Tensor::zeros(&[to - from], DType::F32), Tensor::zeros(&[to - from, width], DType::F32));
+            let ids = Tensor::from_u32(&targets[from..to]);
+            linear_cross_entropy(&dev, &mut losses, &mut dh, None, &h, &head, &ids, 1.0).unwrap();
+            (losses, dh)
+        };
+        let (losses, dh) = run(0, tokens);
+        for t in [0, 15, 16, 18] {
+            let (loss, d) = run(t, t + 1);
+            assert_eq!(loss.f32(), &losses.f32()[t..=t]);
+            assert_eq!(d.f32(), &dh.f32()[t * width..(t + 1) * width]);
+        }
+        let mut log_p = Tensor::zeros(&[tokens], DType::F32);
+        log_probs(&dev, &mut log_p, &hidden, &head, &Tensor::from_u32(&targets)).unwrap();
+        for (loss, log_p) in losses.f32().iter().zip(log_p.f32()) {
+            // The two sum the exponentials in different pieces: 2^-22 relative of a sum, and one rounding of 14.
+            assert!((loss + log_p).abs() < 3e-6, "{loss} against {log_p}");
+        }
+    }
+
+    #[test]
+    fn all_ignored_gives_zeros_and_a_wrong_target_is_named() {
+        let dev = Device::cpu();
+        let (hidden, head) = (Tensor::from_f32(&[1.0; 4], &[2, 2]), Tensor::from_f32(&[1.0; 6], &[3, 2]));
+        let mut losses = Tensor::from_f32(&[5.0; 2], &[2]);
+        let mut dh = Tensor::from_f32(&[5.0; 4], &[2, 2]);
+        let mut run = |targets: &[u32]| {
+            let ids = Tensor::from_u32(targets);
+            linear_cross_entropy(&dev, &mut losses, &mut dh, None, &hidden, &head, &ids, 1.0)
+                .map(|()| (losses.f32().to_vec(), dh.f32().to_vec()))
+        };
+        assert_eq!(run(&[IGNORE; 2]).unwrap(), (vec![0.0; 2], vec![0.0; 4]));
+        let error = run(&[0, 3]).unwrap_err().to_string();
+        assert_eq!(error, "linear_cross_entropy: targets: expected ids below 3, found 3 at token 1");
+    }
+}
