@@ -47,7 +47,9 @@ def reading(size, seed):
 def train_rows():
     rows = word_problems(160, 11, "word")
     for i, item in enumerate(reading(80, 12)):
-        rows.append({"id": f"reading-{i:03}", "question": item["question"], "answer": f"#### {item['answer']}"})
+        what = item["question"].rsplit("Who ", 1)[1].rstrip("?")
+        answer = f"{item['answer']} {what}.\n#### {item['answer']}"
+        rows.append({"id": f"reading-{i:03}", "question": item["question"], "answer": answer})
     random.Random(13).shuffle(rows)
     return rows
 
