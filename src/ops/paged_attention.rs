@@ -1,7 +1,10 @@
 //! Causal attention against keys and values kept in pages, for generation: prefill and decode alike.
 
-use super::attention::Heads;
+use super::attention::{Heads, check_heads, check_offsets};
 use super::check;
+use super::flash::{self, QueryBlock};
+use super::parallel::{self, Shared};
+use super::simd::dispatch;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -47,7 +50,9 @@ pub fn kv_store(
 /// `y = softmax(q kᵀ / sqrt(head_dim)) v` of each new token against its sequence's cached context up to itself.
 ///
 /// `q`, `y`: F32 `[tokens, n_heads * head_dim]`; pages as in [`kv_store`]. A token's result does not depend on the other
-/// tokens of the step, on the page numbers or on how its prompt was cut into steps.
+/// tokens of the step, on page numbers, page size or on how its prompt was cut into steps, and has the bits that
+/// [`attention`](super::attention::attention) gives. At least one token. Errors when a context is shorter than its new
+/// tokens or a page does not exist.
 pub fn paged_attention(
     dev: &Device,
     y: &mut Tensor,
@@ -59,6 +64,7 @@ pub fn paged_attention(
 ) -> Result<()> {
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
     let (tokens, sequences) = (q.rows(), batch.context_lens.rows());
+    check_heads("paged_attention", heads)?;
     if tokens == 0 {
         return Err(Error::shape("paged_attention", "q", "at least one token", "none"));
     }
@@ -66,11 +72,15 @@ pub fn paged_attention(
     check("paged_attention", "y", y, DType::F32, q.shape())?;
     check("paged_attention", "k_pages", k_pages, DType::F32, &[v_pages.rows(), n_kv_heads * head_dim])?;
     check("paged_attention", "cu_seqlens", batch.cu_seqlens, DType::U32, &[sequences + 1])?;
-    let (offsets, lens) = (batch.cu_seqlens.u32(), batch.context_lens.u32());
+    check("paged_attention", "context_lens", batch.context_lens, DType::U32, &[sequences])?;
+    let max_pages = batch.page_table.row_len();
+    check("paged_attention", "page_table", batch.page_table, DType::U32, &[sequences, max_pages])?;
+    let (offsets, lens) = (check_offsets("paged_attention", batch.cu_seqlens, tokens)?, batch.context_lens.u32());
+    check_pages(batch, offsets, k_pages.rows())?;
     let pairs: u64 = (0..sequences)
-        .flat_map(|s| {
-            let new = offsets[s + 1] - offsets[s];
-            (lens[s] - new + 1..=lens[s]).map(u64::from)
+        .map(|s| {
+            let (new, all) = (u64::from(offsets[s + 1] - offsets[s]), u64::from(lens[s]));
+            new * (all - new) + new * (new + 1) / 2
         })
         .sum();
     let context: u64 = lens.iter().map(|&n| u64::from(n)).sum();
@@ -79,32 +89,51 @@ pub fn paged_attention(
         bytes: 8 * (tokens * n_heads * head_dim) as u64 + 8 * context * (n_kv_heads * head_dim) as u64,
     };
     let _span = dev.span(Op::PagedAttention, cost);
-    let (scale, max_pages) = (1.0 / (head_dim as f32).sqrt(), batch.page_table.row_len());
-    for s in 0..sequences {
-        let pages = &batch.page_table.u32()[s * max_pages..(s + 1) * max_pages];
-        let row = |position: usize, kv_head: usize| {
-            let slot = pages[position / batch.page_size] as usize * batch.page_size + position % batch.page_size;
-            (slot * n_kv_heads + kv_head) * head_dim..(slot * n_kv_heads + kv_head + 1) * head_dim
-        };
-        for t in offsets[s] as usize..offsets[s + 1] as usize {
-            let visible = lens[s] as usize - (offsets[s + 1] as usize - t) + 1;
-            for head in 0..n_heads {
-                let kv_head = head / (n_heads / n_kv_heads);
-                let at = (t * n_heads + head) * head_dim..(t * n_heads + head + 1) * head_dim;
-                let query = &q.f32()[at.clone()];
-                let scores: Vec<f32> = (0..visible)
-                    .map(|p| scale * query.iter().zip(&k_pages.f32()[row(p, kv_head)]).map(|(a, b)| a * b).sum::<f32>())
-                    .collect();
-                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum: f32 = scores.iter().map(|s| (s - max).exp()).sum();
-                let out = &mut y.f32_mut()[at];
-                out.fill(0.0);
-                for (p, score) in scores.iter().enumerate() {
-                    let weight = (score - max).exp() / sum;
-                    let value = &v_pages.f32()[row(p, kv_head)];
-                    out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
-                }
-            }
+    let (q, k, v, y) = (q.f32(), k_pages.f32(), v_pages.f32(), Shared::new(y.f32_mut()));
+    let (page_size, page_table) = (batch.page_size, batch.page_table.u32());
+    let step = flash::tokens_per_block(n_heads / n_kv_heads);
+    let blocks = (0..sequences).flat_map(|s| {
+        let (start, end) = (offsets[s] as usize, offsets[s + 1] as usize);
+        let firsts = (start..end).step_by(step).rev();
+        firsts.flat_map(move |first| (0..n_kv_heads).map(move |kv_head| (s, first, step.min(end - first), kv_head)))
+    });
+    parallel::for_each(blocks, |(s, first_row, tokens, kv_head)| {
+        let pages = &page_table[s * max_pages..(s + 1) * max_pages];
+        dispatch(QueryBlock {
+            heads,
+            kv_head,
+            first_row,
+            position: lens[s] as usize + first_row - offsets[s + 1] as usize,
+            tokens,
+            q,
+            k,
+            v,
+            row_of: |position: usize| pages[position / page_size] as usize * page_size + position % page_size,
+            y,
+            lse: None,
+        });
+    });
+    Ok(())
+}
+
+/// Errors unless every sequence's context covers its new tokens and lies in pages that exist.
+fn check_pages(batch: &PagedBatch, offsets: &[u32], slots: usize) -> Result<()> {
+    let error =
+        |argument, expected, found: u32| Err(Error::shape("paged_attention", argument, expected, found.to_string()));
+    if batch.page_size == 0 {
+        return error("page_size", "1 or more".to_string(), 0);
+    }
+    let max_pages = batch.page_table.row_len();
+    for (s, &context) in batch.context_lens.u32().iter().enumerate() {
+        let new = offsets[s + 1] - offsets[s];
+        if context < new || context as usize > max_pages * batch.page_size {
+            let most = max_pages * batch.page_size;
+            return error("context_lens", format!("{new} to {most} tokens for sequence {s}"), context);
+        }
+        let used = (context as usize).div_ceil(batch.page_size);
+        let pages = &batch.page_table.u32()[s * max_pages..s * max_pages + used];
+        if let Some(&page) = pages.iter().find(|&&page| (page as usize + 1) * batch.page_size > slots) {
+            return error("page_table", format!("pages below {}", slots / batch.page_size), page);
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! Token sequences for the metrics, cut from a text file or taken from the rows of a dataset.
 
+use crate::data::{self, Example, ReadOptions};
 use crate::error::{Error, Result};
-use crate::model::Tokenizer;
+use crate::model::{ChatTemplate, Tokenizer};
 use serde::Serialize;
-use serde_json::Value;
 use std::path::Path;
 
 /// How many sequences of which length.
@@ -16,7 +16,7 @@ pub struct CalibrationOptions {
 }
 
 impl Default for CalibrationOptions {
-    /// 16 sequences of 256 tokens: fewer than 16 make the best cut depend on single sequences.
+    /// 16 sequences of 256 tokens: with fewer, the best cut depends on single sequences.
     fn default() -> Self {
         CalibrationOptions { samples: 16, sample_tokens: 256 }
     }
@@ -28,52 +28,52 @@ pub struct Calibration {
     /// Token ids of each sequence.
     #[serde(skip)]
     pub sequences: Vec<Vec<u32>>,
+    /// Number of sequences.
+    pub samples: usize,
     /// Tokens in all sequences.
     pub tokens: usize,
     /// Rows that were longer than `sample_tokens` and lost their tails.
     pub truncated: usize,
-    /// Rows without text, passed over.
+    /// Rows without a token, passed over.
     pub empty: usize,
 }
 
 impl Calibration {
-    /// Reads `path` for the model in `dir`. A `.txt` is one stream of tokens cut into windows from its beginning, a `.jsonl`
-    /// has one sequence a row. Errors when no sequence comes out.
+    /// Reads `path` for the model in `dir`. A `.txt` is one stream of tokens, cut into windows from its beginning; JSONL and
+    /// Parquet give one sequence a row: text, prompt with completion, or the conversation in the model's template.
+    /// Errors when no sequence comes out.
     pub fn read(dir: &Path, path: &Path, options: CalibrationOptions) -> Result<Calibration> {
         if options.samples == 0 || options.sample_tokens < 2 {
-            let found = format!("{} x {}", options.samples, options.sample_tokens);
+            let found = format!("{} of {}", options.samples, options.sample_tokens);
             return Err(Error::usage("--samples, --sample-tokens", "at least 1 sample of at least 2 tokens", found));
         }
         let tokenizer = Tokenizer::load(dir)?;
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
         let calibration = if path.extension().is_some_and(|e| e == "txt") {
+            let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+            let text = String::from_utf8(bytes).map_err(|e| {
+                Error::format(path, format!("byte {}", e.utf8_error().valid_up_to()), "UTF-8", "no UTF-8")
+            })?;
             let ids = tokenizer.encode(&text, true)?;
             let windows = ids.chunks_exact(options.sample_tokens).take(options.samples);
-            Calibration::new(windows.map(<[u32]>::to_vec).collect())
-        } else {
-            let mut rows = Vec::new();
-            for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).take(options.samples)
-            {
-                let place = format!("line {}", i + 1);
-                let row: Value = serde_json::from_str(line)
-                    .map_err(|e| Error::format(path, &place, "a JSON object", e.to_string()))?;
-                let text =
-                    row["text"].as_str().ok_or_else(|| Error::format(path, &place, "a string \"text\"", line))?;
-                rows.push(tokenizer.encode(text, true)?);
+            let calibration = Calibration::new(windows.map(<[u32]>::to_vec).collect());
+            if calibration.samples == 0 {
+                let expected = format!("at least {} tokens (--sample-tokens)", options.sample_tokens);
+                return Err(Error::format(path, "text", expected, ids.len().to_string()));
             }
-            Calibration::from_rows(rows, options.sample_tokens)
+            calibration
+        } else {
+            Calibration::from_rows(read_rows(dir, path, &tokenizer, options.samples)?, options.sample_tokens)
         };
-        if calibration.sequences.is_empty() {
-            let expected = format!("text for at least one sequence of {} tokens", options.sample_tokens);
-            return Err(Error::format(path, "data", expected, format!("{} bytes", text.len())));
+        if calibration.samples == 0 {
+            return Err(Error::format(path, "rows", "at least one with text", format!("{} empty", calibration.empty)));
         }
         Ok(calibration)
     }
 
     /// Whole sequences as they are.
     pub fn new(sequences: Vec<Vec<u32>>) -> Calibration {
-        let tokens = sequences.iter().map(Vec::len).sum();
-        Calibration { sequences, tokens, truncated: 0, empty: 0 }
+        let (samples, tokens) = (sequences.len(), sequences.iter().map(Vec::len).sum());
+        Calibration { sequences, samples, tokens, truncated: 0, empty: 0 }
     }
 
     fn from_rows(mut rows: Vec<Vec<u32>>, sample_tokens: usize) -> Calibration {
@@ -82,5 +82,34 @@ impl Calibration {
         rows.retain(|row| !row.is_empty());
         rows.iter_mut().for_each(|row| row.truncate(sample_tokens));
         Calibration { truncated, empty, ..Calibration::new(rows) }
+    }
+}
+
+fn read_rows(dir: &Path, path: &Path, tokenizer: &Tokenizer, samples: usize) -> Result<Vec<Vec<u32>>> {
+    let template = ChatTemplate::load(dir)?;
+    let rows = data::read(path, &ReadOptions { limit: Some(samples), ..ReadOptions::default() })?;
+    let encode = |row: data::Row| match row.example {
+        Example::Text(text) => tokenizer.encode(&text, true),
+        Example::Completion { prompt, completion } => tokenizer.encode(&(prompt + &completion), true),
+        Example::Chat(messages) => match &template {
+            Some(template) => tokenizer.encode(&template.render(&messages, false)?, false),
+            None => {
+                Err(Error::unsupported(path, "a conversation for a model without chat template", "{text} rows are"))
+            }
+        },
+    };
+    rows.into_iter().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_rows_are_cut_and_counted_and_empty_ones_passed_over_and_counted() {
+        let calibration = Calibration::from_rows(vec![vec![1; 5], vec![], vec![2; 3], vec![3; 4]], 3);
+        assert_eq!(calibration.sequences, [vec![1; 3], vec![2; 3], vec![3; 3]]);
+        assert_eq!((calibration.samples, calibration.tokens), (3, 9));
+        assert_eq!((calibration.truncated, calibration.empty), (2, 1));
     }
 }

@@ -9,13 +9,13 @@ use super::{Plan, Score, mergekit, plan};
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::model::safetensors::WeightFiles;
+use crate::model::weight_header::header_bytes;
 use crate::output::StagedDir;
 use crate::progress::Progress;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Name of the record of what was cut from what.
@@ -75,7 +75,7 @@ pub fn prune(source: &Path, plan: &Plan, out: &Path, overwrite: bool) -> Result<
     };
     write_weights(&files, &shards, staged.path(), report.weight_bytes[1])?;
     report.not_copied = copy_others(source, staged.path(), out)?;
-    write_json(&staged.path().join("config.json"), &Value::Object(cut_config(&config, &kept)))?;
+    write_json(&staged.path().join("config.json"), &Value::Object(config.with_layers(&kept)))?;
     let yaml = mergekit::write_kept(&source.to_string_lossy(), &kept, mergekit::dtype(&config));
     write_text(&staged.path().join("mergekit.yml"), &yaml)?;
     let record = provenance(source, &files, plan, &report)?;
@@ -161,16 +161,6 @@ fn write_weights(files: &WeightFiles, shards: &[Shard], dir: &Path, total: u64) 
     Ok(())
 }
 
-/// A weight file's header with its length field; the file has been checked when it was mapped.
-fn header_bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let mut bytes = vec![0; 8];
-    file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
-    let len = bytes.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
-    file.take(len).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    Ok(bytes)
-}
-
 /// Copies tokenizer, template, generation configuration, licence and the like. Returns what was left behind.
 fn copy_others(source: &Path, staging: &Path, out: &Path) -> Result<Vec<String>> {
     let mut left = Vec::new();
@@ -198,20 +188,6 @@ fn copy_others(source: &Path, staging: &Path, out: &Path) -> Result<Vec<String>>
         fs::copy(&path, staging.join(name)).map_err(Error::io(&out.join(name), "write"))?;
     }
     Ok(left)
-}
-
-/// `config.json` of the cut model: the layer count, and every list that has one entry a layer.
-fn cut_config(config: &Config, kept: &[usize]) -> Map<String, Value> {
-    let mut json = config.json.clone();
-    for value in json.values_mut() {
-        if let Value::Array(entries) = value
-            && entries.len() == config.num_hidden_layers
-        {
-            *entries = kept.iter().map(|&block| entries[block].take()).collect();
-        }
-    }
-    json.insert("num_hidden_layers".into(), Value::from(kept.len()));
-    json
 }
 
 /// What was cut from what. Holds no time and no place of its own, so that the same command gives the same bytes.

@@ -30,6 +30,8 @@ pub enum Metric {
     Perplexity,
     /// Sum of |W| over a block's projections. Ranks single blocks.
     Magnitude,
+    /// A uniform random number for each run.
+    Random,
     /// Blocks from the end: distance of the run from the last block.
     Last,
     /// Blocks from the start: distance of the run from the first block.
@@ -54,6 +56,7 @@ impl Metric {
             Metric::Bi => "Block influence",
             Metric::Perplexity => "Perplexity after the cut",
             Metric::Magnitude => "Sum of weight magnitudes",
+            Metric::Random => "Random score",
             Metric::Last => "Distance from the last block",
             Metric::First => "Distance from the first block",
         }
@@ -165,6 +168,7 @@ pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, opt
         Metric::Bi => residual::block_influence(dev, model, sequences, options.tokens, &candidates)?,
         Metric::Perplexity => perplexity::perplexity(dev, model, sequences, &candidates)?,
         Metric::Magnitude => magnitude::magnitude(model, &candidates)?,
+        Metric::Random => baseline::random(options.seed, &candidates),
         Metric::Last => baseline::last(layers, &candidates),
         Metric::First => baseline::first(layers, &candidates),
     };

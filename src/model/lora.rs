@@ -1,0 +1,203 @@
+//! Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): `y += scale * (dropout(x) · Aᵀ) · Bᵀ` beside a frozen projection.
+
+use super::gradients::LoraGradients;
+use super::linear::Linear;
+use super::llama::{Block, Llama};
+use crate::device::{DType, Device, Tensor};
+use crate::error::Result;
+use crate::ops::dropout::dropout;
+use crate::ops::matmul::{Store, matmul_nn, matmul_nt, matmul_tn};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The seven projections of a block, in the order of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(clippy::enum_variant_names)]
+pub enum Projection {
+    /// Queries.
+    QProj,
+    /// Keys.
+    KProj,
+    /// Values.
+    VProj,
+    /// Output of attention.
+    OProj,
+    /// Gate of the MLP.
+    GateProj,
+    /// Up projection of the MLP.
+    UpProj,
+    /// Down projection of the MLP.
+    DownProj,
+}
+
+impl Projection {
+    /// All seven.
+    pub const ALL: [Projection; 7] = [
+        Projection::QProj,
+        Projection::KProj,
+        Projection::VProj,
+        Projection::OProj,
+        Projection::GateProj,
+        Projection::UpProj,
+        Projection::DownProj,
+    ];
+
+    /// `q_proj` ... `down_proj`, as Hugging Face names them.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Projection::QProj => "q_proj",
+            Projection::KProj => "k_proj",
+            Projection::VProj => "v_proj",
+            Projection::OProj => "o_proj",
+            Projection::GateProj => "gate_proj",
+            Projection::UpProj => "up_proj",
+            Projection::DownProj => "down_proj",
+        }
+    }
+
+    /// `self_attn.q_proj` ... `mlp.down_proj`: the path inside a block.
+    pub fn path(self) -> String {
+        let part = if self < Projection::GateProj { "self_attn" } else { "mlp" };
+        format!("{part}.{}", self.name())
+    }
+
+    /// The projection of that name.
+    pub fn parse(name: &str) -> Option<Projection> {
+        Projection::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+/// One adapter. Both factors are F32 whatever the frozen weight's type.
+pub struct Lora {
+    /// F32 `[rank, in_features]`.
+    pub a: Tensor,
+    /// F32 `[out_features, rank]`.
+    pub b: Tensor,
+    /// `alpha / rank`, or `alpha / sqrt(rank)` for rank-stabilised adapters (Kalajdzievski 2023).
+    pub scale: f32,
+}
+
+/// Which random mask a dropout draws: a pass with the same key draws the same one, so recomputation and backward agree.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropoutKey {
+    /// Probability of zeroing an element.
+    pub p: f32,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the draw: unique for each (micro-batch, block, projection).
+    pub stream: u64,
+}
+
+impl DropoutKey {
+    /// Draws of one micro-batch begin at `stream`; this is the one of a block's projection.
+    pub fn at(self, block: usize, projection: Projection) -> DropoutKey {
+        DropoutKey { stream: self.stream + (block * Projection::ALL.len() + projection as usize) as u64, ..self }
+    }
+
+    /// Streams that one pass over a model of `blocks` blocks uses.
+    pub fn streams(blocks: usize) -> u64 {
+        (blocks * Projection::ALL.len()) as u64
+    }
+}
+
+impl Lora {
+    /// Rank of the update.
+    pub fn rank(&self) -> usize {
+        self.a.rows()
+    }
+
+    /// `y += scale * (dropout(x) · Aᵀ) · Bᵀ`. `x`: F32 `[tokens, in]`, `y`: F32 `[tokens, out]`; no dropout without a key.
+    pub fn forward(&self, dev: &Device, y: &mut Tensor, x: &Tensor, key: Option<DropoutKey>) -> Result<()> {
+        let dropped = dropped(dev, x, key)?;
+        let low = self.low_rank(dev, dropped.as_ref().unwrap_or(x))?;
+        matmul_nt(dev, y, &low, &self.b, None, Store::Add)
+    }
+
+    /// Adds to `grads` and, where the input needs a gradient, to `dx`. `dy`: F32 `[tokens, out]`, `dx`, `x`: F32 `[tokens, in]`.
+    ///
+    /// With `u = scale * dropout(x) · Aᵀ` and `du = scale * dy · B`: `dB += dyᵀ u`, `dA += duᵀ dropout(x)`,
+    /// `dx += mask * (du · A)`.
+    pub fn backward(
+        &self,
+        dev: &Device,
+        dx: Option<&mut Tensor>,
+        grads: &mut LoraGradients,
+        dy: &Tensor,
+        x: &Tensor,
+        key: Option<DropoutKey>,
+    ) -> Result<()> {
+        let dropped_x = dropped(dev, x, key)?;
+        let seen = dropped_x.as_ref().unwrap_or(x);
+        let low = self.low_rank(dev, seen)?;
+        matmul_tn(dev, &mut grads.b, dy, &low, Store::Add)?;
+        let mut d_low = low;
+        matmul_nn(dev, &mut d_low, dy, &self.b, Store::Replace)?;
+        self.scale_in_place(&mut d_low);
+        matmul_tn(dev, &mut grads.a, &d_low, seen, Store::Add)?;
+        let Some(dx) = dx else { return Ok(()) };
+        if key.is_none() {
+            return matmul_nn(dev, dx, &d_low, &self.a, Store::Add);
+        }
+        let mut d_dropped = Tensor::zeros(x.shape(), DType::F32);
+        matmul_nn(dev, &mut d_dropped, &d_low, &self.a, Store::Replace)?;
+        if let Some(masked) = dropped(dev, &d_dropped, key)? {
+            dx.f32_mut().iter_mut().zip(masked.f32()).for_each(|(d, m)| *d += m);
+        }
+        Ok(())
+    }
+
+    /// `scale * x · Aᵀ`, F32 `[tokens, rank]`.
+    fn low_rank(&self, dev: &Device, x: &Tensor) -> Result<Tensor> {
+        let mut low = Tensor::zeros(&[x.rows(), self.rank()], DType::F32);
+        matmul_nt(dev, &mut low, x, &self.a, None, Store::Replace)?;
+        self.scale_in_place(&mut low);
+        Ok(low)
+    }
+
+    fn scale_in_place(&self, low: &mut Tensor) {
+        low.f32_mut().iter_mut().for_each(|v| *v *= self.scale);
+    }
+}
+
+fn dropped(dev: &Device, x: &Tensor, key: Option<DropoutKey>) -> Result<Option<Tensor>> {
+    let Some(key) = key else { return Ok(None) };
+    let mut y = Tensor::zeros(x.shape(), DType::F32);
+    dropout(dev, &mut y, x, key.p, key.seed, key.stream)?;
+    Ok(Some(y))
+}
+
+impl Block {
+    /// One of the seven projections.
+    pub fn projection(&self, projection: Projection) -> &Linear {
+        match projection {
+            Projection::QProj => &self.q,
+            Projection::KProj => &self.k,
+            Projection::VProj => &self.v,
+            Projection::OProj => &self.o,
+            Projection::GateProj => &self.gate,
+            Projection::UpProj => &self.up,
+            Projection::DownProj => &self.down,
+        }
+    }
+
+    /// One of the seven projections, to attach an adapter.
+    pub fn projection_mut(&mut self, projection: Projection) -> &mut Linear {
+        match projection {
+            Projection::QProj => &mut self.q,
+            Projection::KProj => &mut self.k,
+            Projection::VProj => &mut self.v,
+            Projection::OProj => &mut self.o,
+            Projection::GateProj => &mut self.gate,
+            Projection::UpProj => &mut self.up,
+            Projection::DownProj => &mut self.down,
+        }
+    }
+}
+
+impl Llama {
+    /// Attaches an adapter to a projection of a block, replacing the one that was there.
+    pub fn attach_lora(&mut self, block: usize, projection: Projection, lora: Lora) {
+        self.blocks[block].projection_mut(projection).lora = Some(Arc::new(lora));
+    }
+}

@@ -1,0 +1,87 @@
+//! Memory of a run, planned before anything is loaded.
+
+use super::trainer::Method;
+use crate::error::{Error, Result};
+use crate::model::{Activations, Config, Recompute};
+use crate::ops::cross_entropy;
+use serde::{Deserialize, Serialize};
+
+/// Bytes that a run needs, by purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// F32 masters, or the mapped file of frozen weights and the adapter.
+    pub weights: u64,
+    /// F32 gradients of what is trained.
+    pub gradients: u64,
+    /// Two F32 moments of what is trained.
+    pub optimizer: u64,
+    /// Activations and their gradients, and the logits of one chunk.
+    pub activations: u64,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+}
+
+impl MemoryPlan {
+    /// Plans micro-batches of at most `tokens` tokens; `weight_bytes` is the size of the weight files.
+    pub fn new(config: &Config, method: &Method, weight_bytes: u64, tokens: usize, recompute: Recompute) -> MemoryPlan {
+        let blocks = config.num_hidden_layers;
+        let (trained, weights, blocks_kept) = match method {
+            Method::Full => (config.parameters(), 4 * config.parameters(), blocks),
+            Method::Lora(lora) => {
+                let heads = config.heads;
+                let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+                let (queries, keys) = (heads.n_heads * heads.head_dim, heads.n_kv_heads * heads.head_dim);
+                let sizes = [
+                    hidden + queries,
+                    hidden + keys,
+                    hidden + keys,
+                    queries + hidden,
+                    hidden + wide,
+                    hidden + wide,
+                    wide + hidden,
+                ];
+                let trained: u64 = lora.places(blocks).map(|(_, p)| (lora.r * sizes[p as usize]) as u64).sum();
+                let lowest = lora.places(blocks).next().map_or(blocks, |(l, _)| l);
+                (trained, weight_bytes + 4 * trained, blocks - lowest)
+            }
+        };
+        let logits = cross_entropy::plan_bytes(tokens, config.hidden_size, config.vocab_size) as u64;
+        let activations = Activations::plan_bytes(config, tokens, recompute, blocks_kept) + logits;
+        MemoryPlan { weights, gradients: 4 * trained, optimizer: 8 * trained, activations, recompute }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.activations
+    }
+
+    /// The plan that fits `budget`: what `wanted` says, else without recomputation when that fits.
+    pub fn choose(
+        plan: impl Fn(Recompute) -> MemoryPlan,
+        wanted: Option<Recompute>,
+        budget: Option<u64>,
+    ) -> Result<MemoryPlan> {
+        let available = budget.or_else(available_memory).unwrap_or(u64::MAX);
+        let candidates = wanted.map_or(vec![Recompute::None, Recompute::Block], |r| vec![r]);
+        let plans: Vec<MemoryPlan> = candidates.into_iter().map(plan).collect();
+        if let Some(fits) = plans.iter().find(|p| p.total() <= available) {
+            return Ok(*fits);
+        }
+        let smallest = plans.iter().map(MemoryPlan::total).min().unwrap_or(0);
+        Err(Error::Budget {
+            what: "training".into(),
+            needed: smallest,
+            available,
+            instead:
+                "lower --per-device-train-batch-size or --max-length, use --recompute block, or LoRA instead of --full"
+                    .into(),
+        })
+    }
+}
+
+/// `MemAvailable` of the system, in bytes.
+fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,257 @@
+//! One training step: micro-batches through the model, clipping, AdamW.
+
+use super::data::Sequence;
+use super::schedule::Schedule;
+use crate::device::{DType, Device, Tensor};
+use crate::error::{Error, Result};
+use crate::model::adapter::LoraConfig;
+use crate::model::lora::DropoutKey;
+use crate::model::{Activations, Adapter, Gradients, Llama, Recompute, Trainable};
+use crate::ops::adamw::{AdamW, adamw};
+use crate::ops::grad_norm::grad_norm;
+use crate::ops::log_probs::IGNORE;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Every tensor, in F32 master weights.
+    Full,
+    /// Low-rank adapters beside frozen, memory-mapped weights.
+    Lora(LoraConfig),
+}
+
+/// Options of AdamW, named as in transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OptimizerOptions {
+    /// Decay of the mean of gradients.
+    pub adam_beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub adam_beta2: f64,
+    /// Added outside the square root.
+    pub adam_epsilon: f64,
+    /// Decoupled decay of every trained tensor, as `torch.optim.AdamW` does it.
+    pub weight_decay: f64,
+    /// Leaves norms and biases (tensors of one dimension) out of the decay.
+    pub no_decay_norms: bool,
+    /// Gradients are scaled down to this total norm; 0: never.
+    pub max_grad_norm: f64,
+}
+
+impl Default for OptimizerOptions {
+    fn default() -> OptimizerOptions {
+        OptimizerOptions {
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            weight_decay: 0.0,
+            no_decay_norms: false,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+/// Everything a [`Trainer`] is made from.
+#[derive(Clone, Debug)]
+pub struct TrainerOptions {
+    /// What is trained.
+    pub method: Method,
+    /// AdamW.
+    pub optimizer: OptimizerOptions,
+    /// Learning rate of each step.
+    pub schedule: Schedule,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+    /// Tokens of the largest micro-batch.
+    pub max_tokens: usize,
+    /// Seed of new adapters and of dropout.
+    pub seed: u64,
+}
+
+/// What one optimiser step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean loss over the target tokens of all micro-batches, in nats.
+    pub loss: f64,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Tokens that went through the model.
+    pub tokens: u64,
+    /// Tokens that carried a loss.
+    pub target_tokens: u64,
+}
+
+/// A model in training: weights, gradients, optimiser state and activations, all planned at the start.
+///
+/// ```no_run
+/// use ratoon::device::Device;
+/// use ratoon::model::{Llama, Recompute};
+/// use ratoon::train::{Method, OptimizerOptions, Schedule, SchedulerType, Trainer, TrainerOptions};
+/// let model = Llama::load("model".as_ref())?;
+/// let schedule = Schedule { learning_rate: 1e-5, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: 1 };
+/// let options = TrainerOptions {
+///     method: Method::Full,
+///     optimizer: OptimizerOptions::default(),
+///     schedule,
+///     recompute: Recompute::Block,
+///     max_tokens: 4 * 512,
+///     seed: 0,
+/// };
+/// let mut trainer = Trainer::new(&Device::cpu(), model, options)?;
+/// let loss = trainer.step(&vec![vec![1; 512]; 4])?;
+/// # Ok::<(), ratoon::Error>(())
+/// ```
+pub struct Trainer {
+    dev: Device,
+    /// The model with its current weights.
+    pub model: Llama,
+    options: TrainerOptions,
+    trainable: Trainable,
+    grads: Gradients,
+    /// Running mean of each gradient.
+    pub(super) m: Vec<Tensor>,
+    /// Running mean of each squared gradient.
+    pub(super) v: Vec<Tensor>,
+    ws: Activations,
+    /// Optimiser steps done.
+    pub(super) steps: u64,
+    /// Micro-batches done: numbers the masks of dropout.
+    pub(super) micro_batches: u64,
+}
+
+impl Trainer {
+    /// Prepares a model: F32 master weights for a full run, new adapters for LoRA unless the model already carries some.
+    pub fn new(dev: &Device, mut model: Llama, options: TrainerOptions) -> Result<Trainer> {
+        let trainable = match &options.method {
+            Method::Full => {
+                model = model.into_f32();
+                Trainable::All
+            }
+            Method::Lora(config) => {
+                config.check(model.blocks.len())?;
+                let carries = config.places(model.blocks.len()).all(|(l, p)| {
+                    model.blocks[l].projection(p).lora.as_ref().is_some_and(|lora| lora.rank() == config.r)
+                });
+                if !carries {
+                    Adapter::new(config.clone(), &model, options.seed)?.attach(&mut model);
+                }
+                Trainable::Lora
+            }
+        };
+        let grads = Gradients::new(&model, trainable);
+        let like = || grads.tensors().into_iter().map(|g| Tensor::zeros(g.shape(), DType::F32)).collect();
+        let (m, v) = (like(), like());
+        let ws = Activations::new(&model, options.max_tokens, options.recompute, grads.lowest_block());
+        Ok(Trainer { dev: dev.clone(), model, options, trainable, grads, m, v, ws, steps: 0, micro_batches: 0 })
+    }
+
+    /// Optimiser steps done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The trained parameters with their names.
+    pub fn parameters_mut(&mut self) -> Result<Vec<(String, &mut Tensor)>> {
+        self.model.parameters_mut(self.trainable)
+    }
+
+    /// The gradients of the last step, before clipping, in the order of [`Trainer::parameters_mut`].
+    pub fn gradients(&self) -> Vec<&Tensor> {
+        self.grads.tensors()
+    }
+
+    /// Number of trained parameters.
+    pub fn trained_parameters(&self) -> u64 {
+        self.grads.tensors().iter().map(|t| t.elements() as u64).sum()
+    }
+
+    /// One optimiser step on plain sequences, every next token a target. Returns the mean loss in nats.
+    pub fn step(&mut self, sequences: &[Vec<u32>]) -> Result<f32> {
+        let batch: Vec<Sequence> = sequences.iter().map(|ids| Sequence::text(ids.clone())).collect();
+        Ok(self.step_on(&[batch.iter().collect()])?.loss as f32)
+    }
+
+    /// One optimiser step on the given micro-batches. The loss is the mean over the target tokens of all of them, so that
+    /// accumulation gives what one large batch gives.
+    ///
+    /// [`Error::NotFinite`] for a loss or gradient that is NaN or infinite, before any weight is changed; [`Error::Usage`] when
+    /// no token is a target.
+    pub fn step_on(&mut self, micro_batches: &[Vec<&Sequence>]) -> Result<StepReport> {
+        let targets: u64 = micro_batches.iter().flatten().map(|s| s.target_tokens()).sum();
+        if targets == 0 {
+            return Err(Error::usage(
+                format!("training step {}", self.steps + 1),
+                "at least one token with a loss",
+                "a batch in which every token is masked",
+            ));
+        }
+        self.grads.zero();
+        let scale = (1.0 / targets as f64) as f32;
+        let (mut sum, mut tokens) = (0.0, 0);
+        for micro_batch in micro_batches {
+            let (batch, next) = super::data::collate(micro_batch);
+            tokens += batch.tokens() as u64;
+            let key = self.dropout_key();
+            let (ws, grads) = (&mut self.ws, &mut self.grads);
+            sum += self.model.forward_backward(&self.dev, &batch, &next, scale, key, ws, grads)?;
+            self.micro_batches += 1;
+        }
+        let loss = sum / targets as f64;
+        self.finite("loss", loss)?;
+        let grads = self.grads.tensors();
+        let norm = grad_norm(&self.dev, &grads)?;
+        self.finite("gradient norm", norm)?;
+        let max = self.options.optimizer.max_grad_norm;
+        let clip = if max > 0.0 { (max / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let learning_rate = self.options.schedule.at(self.steps);
+        let OptimizerOptions { adam_beta1, adam_beta2, adam_epsilon, weight_decay, no_decay_norms, .. } =
+            self.options.optimizer;
+        let parameters = self.model.parameters_mut(self.trainable)?;
+        for ((((_, p), m), v), g) in parameters.into_iter().zip(&mut self.m).zip(&mut self.v).zip(grads) {
+            let settings = AdamW {
+                lr: learning_rate,
+                beta1: adam_beta1,
+                beta2: adam_beta2,
+                eps: adam_epsilon,
+                weight_decay: if no_decay_norms && p.shape().len() == 1 { 0.0 } else { weight_decay },
+                step: self.steps + 1,
+                grad_scale: clip as f32,
+            };
+            adamw(&self.dev, p, m, v, g, settings)?;
+        }
+        self.steps += 1;
+        Ok(StepReport { loss, grad_norm: norm, learning_rate, tokens, target_tokens: targets })
+    }
+
+    /// Writes the trained adapter in PEFT's format; only for [`Method::Lora`].
+    pub(super) fn save_adapter(&self, config: &LoraConfig, dir: &Path, base: &str) -> Result<()> {
+        self.model.save_adapter(dir, config, base)
+    }
+
+    fn dropout_key(&self) -> Option<DropoutKey> {
+        let Method::Lora(config) = &self.options.method else { return None };
+        let stream = self.micro_batches * DropoutKey::streams(self.model.blocks.len());
+        let key = DropoutKey { p: config.lora_dropout as f32, seed: self.options.seed, stream };
+        (config.lora_dropout > 0.0).then_some(key)
+    }
+
+    fn finite(&self, what: &str, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(Error::NotFinite {
+            place: format!("{what} of step {}", self.steps + 1),
+            value: value as f32,
+            instead: "lower --learning-rate, or check the data and the model; nothing of this step was kept".into(),
+        })
+    }
+}
+
+/// Number of targets that are not [`IGNORE`].
+pub(super) fn count_targets(targets: &[u32]) -> u64 {
+    targets.iter().filter(|&&t| t != IGNORE).count() as u64
+}
