@@ -38,8 +38,8 @@ fn token_log_probs_losses_and_packed_heads_agree_with_pytorch_on_the_real_model(
     let mut losses = Tensor::zeros(&[batch.tokens()], DType::F32);
     let mut gradient = Tensor::zeros(ws.hidden.shape(), DType::F32);
     linear_cross_entropy(&dev, &mut losses, &mut gradient, None, &ws.hidden, model.head(), &targets, 1.0).unwrap();
-    for (loss, log_p) in losses.f32().iter().zip(&got) {
-        // The exponentials are summed in other pieces: 2^-22 of the sum and a rounding of the logits' size.
-        assert!((loss + log_p).abs() < 1e-5, "{loss} against {log_p}");
-    }
+    assert!(
+        losses.f32().iter().zip(&got).all(|(loss, log_p)| *loss == -log_p),
+        "the loss is the log-probability's negative"
+    );
 }

@@ -1,7 +1,7 @@
 //! Log-probabilities of given tokens under a linear output head, without keeping the logits.
 
 use super::check;
-use super::log_sum_exp::LogSumExp;
+use super::log_sum_exp::{LogSumExp, PIECE};
 use super::matmul::Weight;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ pub const IGNORE: u32 = u32::MAX;
 /// Tokens and vocabulary entries of one piece of the logits: 4 MB, which stay in the L3 cache. The vocabulary is always
 /// walked in the same pieces, so a token's result does not depend on the others.
 const TOKENS: usize = 512;
-const VOCAB: usize = 2048;
+const VOCAB: usize = PIECE;
 
 /// `out[t] = log_softmax(hidden[t] · headᵀ)[targets[t]]`.
 ///
