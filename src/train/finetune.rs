@@ -272,6 +272,7 @@ fn finish(
     state: &TrainerState,
 ) -> Result<FinetuneReport> {
     let output = &options.output;
+    trainer.check_finite()?;
     let staged = StagedDir::create(&output.join("final"), true)?;
     match &options.method {
         Method::Lora(config) => trainer.save_adapter(config, staged.path(), &options.model.to_string_lossy())?,
@@ -295,9 +296,21 @@ fn finish(
         settings: state.settings.clone(),
     };
     write_file(&output.join(MANIFEST), |out| Ok(serde_json::to_writer_pretty(out, &report)?))?;
-    let marker = output.join(MARKER);
-    fs::remove_file(&marker).map_err(Error::io(&marker, "remove"))?;
+    drop(staged);
+    remove_traces(output)?;
     Ok(report)
+}
+
+/// Removes the marker and the locks of checkpoints: the run is finished.
+fn remove_traces(output: &Path) -> Result<()> {
+    for entry in fs::read_dir(output).map_err(Error::io(output, "list"))? {
+        let path = entry.map_err(Error::io(output, "list"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name == MARKER || (name.starts_with('.') && name.ends_with(".lock")) {
+            fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        }
+    }
+    Ok(())
 }
 
 fn move_files(from: &Path, to: &Path) -> Result<()> {
