@@ -8,6 +8,7 @@
 pub mod data;
 pub mod device;
 pub mod distill;
+pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod generate;

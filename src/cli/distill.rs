@@ -1,13 +1,81 @@
 //! `ratoon distill`.
 
 use super::Context;
+use super::generate::EngineArgs;
 use ratoon::Result;
+use ratoon::distill::{DistillOptions, distill};
+use ratoon::generate::Sampling;
+use ratoon::model::source;
+use std::path::PathBuf;
 
-/// Let the uncut model rewrite the answers of a dataset in its own words.
+/// Let the uncut model rewrite the answers of a dataset; keep a rewrite only when it is right.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "Example:\n  ratoon distill SmolLM2 --data train.jsonl --template math -o distilled.jsonl\n\n\
+                        The same command goes on where a killed one stopped. distilled.jsonl.manifest.json counts why rewrites \
+                        were kept or refused.")]
+pub struct Args {
+    /// The uncut model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
+    model: String,
+    /// Rows with prompts and answers, JSONL or Parquet.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// math, general, or a TOML file with the texts user, system and prefill.
+    #[arg(long, value_name = "NAME|FILE")]
+    template: String,
+    /// The result to write, JSONL.
+    #[arg(short, long, value_name = "JSONL")]
+    output: PathBuf,
+    /// Sampling temperature; 0 is greedy.
+    #[arg(long, default_value_t = 0.9)]
+    temperature: f32,
+    /// Draw from the likeliest ids up to this share of the probability.
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f32,
+    /// Draw from this many likeliest ids; 0: from all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Key of the random numbers.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Most tokens of a rewrite; one that reaches it is refused.
+    #[arg(long, default_value_t = 512)]
+    max_tokens: usize,
+    /// Only the first rows.
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<usize>,
+    /// Field of the rows that holds their id, instead of id or custom_id.
+    #[arg(long, value_name = "KEY")]
+    id_field: Option<String>,
+    /// Replace the output, or start it again.
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args, _context: &Context) -> Result<()> {
+pub fn run(args: Args, context: &Context) -> Result<()> {
+    let options = DistillOptions {
+        model: source::resolve(&args.model)?,
+        data: args.data,
+        template: args.template,
+        output: args.output,
+        sampling: Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed },
+        max_tokens: args.max_tokens,
+        limit: args.limit,
+        id_field: args.id_field,
+        engine: args.engine.options(),
+        overwrite: args.overwrite,
+    };
+    let report = distill(&context.device, &options)?;
+    if context.json {
+        println!("{:#}", serde_json::json!(report));
+        return Ok(());
+    }
+    println!("{}: {} rows, {} rewritten", options.output.display(), report.rows, report.distilled);
+    for (reason, count) in report.reasons.iter().filter(|(_, count)| **count > 0) {
+        let fate = if reason.kept() { "kept" } else { "original kept" };
+        println!("  {count:>7}  {} ({fate})", serde_json::json!(reason).as_str().unwrap_or_default());
+    }
     Ok(())
 }

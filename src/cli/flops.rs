@@ -44,10 +44,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     } else {
         let mut table = comfy_table::Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
-        table.set_header(
-            [vec![String::new(), args.model.clone()], args.other.iter().cloned().collect(), vec!["cut %".into()]]
-                .concat(),
-        );
+        let compared = args.other.iter().flat_map(|other| [other.clone(), "cut %".into()]);
+        table.set_header([String::new(), args.model.clone()].into_iter().chain(compared));
         let mut row = |name: &str, values: Vec<String>, saved: Option<f64>| {
             let saved = saved.map(|percent| format!("{percent:.3}"));
             table.add_row([vec![name.to_string()], values, saved.into_iter().collect()].concat());

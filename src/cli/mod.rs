@@ -14,6 +14,7 @@ mod merge;
 mod prune;
 mod run;
 mod score;
+mod summary;
 
 use ratoon::Result;
 use ratoon::device::Device;
@@ -31,6 +32,9 @@ pub struct Cli {
     /// Worker threads [default: all cores].
     #[arg(long, global = true, env = "RATOON_THREADS")]
     threads: Option<usize>,
+    /// Show FLOPs, bytes and seconds of every operation on stderr at the end.
+    #[arg(long, global = true)]
+    profile: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -91,5 +95,14 @@ pub fn run(cli: Cli) -> Result<()> {
             .map_err(|e| ratoon::Error::usage("--threads", "a number of threads that can be started", e.to_string()))?;
     }
     let context = Context { device: Device::cpu(), json: cli.json };
-    cli.command.run(&context)
+    let (device, start) = (context.device.clone(), std::time::Instant::now());
+    cli.command.run(&context)?;
+    let elapsed = start.elapsed();
+    if cli.profile {
+        eprintln!("{}", summary::profile(&device));
+    }
+    if !cli.quiet {
+        eprintln!("{}", summary::line(&device, elapsed));
+    }
+    Ok(())
 }

@@ -1,3 +1,31 @@
-//! Measuring: perplexity, divergence from the base model, tasks, FLOPs, speed.
+//! What a model is worth: perplexity, distance from the model that it was cut from, tasks.
+//!
+//! | file | subject |
+//! |-|-|
+//! | `perplexity.rs` | perplexity and bits per byte of a text in windows |
+//! | `divergence.rs` | KL(base, model) and top-1 agreement on a text |
+//! | `own_text.rs` | how likely the model finds what its base writes |
+//! | `log_likelihood.rs` | log-likelihoods of continuations, shared prefixes computed once |
+//! | `tasks/` | multiple choice and generative tasks |
+//! | `evaluate.rs` | all of it, as `ratoon eval` does it |
+//! | `flops.rs` | FLOPs by formula, checked against the ledger |
+//! | `subject.rs` | a model with its tokenizer and template |
+//! | `bench.rs` | prefill, decode and training speed |
+//! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
 
+pub mod bench;
+mod divergence;
+mod evaluate;
 pub mod flops;
+mod log_likelihood;
+mod own_text;
+mod perplexity;
+mod subject;
+pub mod tasks;
+
+pub use divergence::{Divergence, divergence};
+pub use evaluate::{EvalOptions, EvalReport, TaskReport, evaluate};
+pub use log_likelihood::{Request, log_likelihoods};
+pub use own_text::{OwnText, OwnTextOptions, own_text};
+pub use perplexity::{Perplexity, perplexity};
+pub use subject::Subject;

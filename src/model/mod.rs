@@ -12,7 +12,10 @@
 //! | `gradients.rs` | gradients, and the list of parameters that training changes |
 //! | `lora.rs`, `adapter.rs` | low-rank adapters, and their PEFT files |
 //! | `tokenizer.rs`, `chat.rs`, `generation_config.rs` | text to ids, messages to text, where an output ends |
-//! | `source.rs` | directories, GGUF files, packages and hub names as one kind of argument |
+//! | `source/` | directories, GGUF files, packages and hub names as one kind of argument |
+//! | `gguf/` | GGUF files: read, dequantised, written as a model directory |
+//! | `inspect.rs` | what a directory holds, for people |
+//! | `presets/` | random weights in known shapes |
 //! | `batch.rs` | packed sequences |
 //! | `kv_cache.rs` | keys and values in pages, for generation |
 
@@ -22,13 +25,16 @@ pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod generation_config;
+pub mod gguf;
 pub mod gradients;
+pub mod inspect;
 pub(crate) mod json;
 pub mod kv_cache;
 pub mod llama;
 pub mod llama_backward;
 pub mod lora;
 pub mod mapped;
+pub mod presets;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;

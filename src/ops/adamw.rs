@@ -1,9 +1,10 @@
 //! AdamW (Loshchilov & Hutter 2019), in the order of operations of `torch.optim.AdamW`.
 
 use super::check;
+use super::parallel;
+use super::simd::{Kernel, LANES, Simd, dispatch};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
-use rayon::prelude::*;
 
 /// Elements of one parallel task.
 const CHUNK: usize = 1 << 14;
@@ -43,21 +44,110 @@ pub fn adamw(dev: &Device, p: &mut Tensor, m: &mut Tensor, v: &mut Tensor, g: &T
     }
     let n = g.elements() as u64;
     let _span = dev.span(Op::AdamW, Cost { flops: 14 * n, bytes: 28 * n });
-    let keep = (1.0 - lr * weight_decay) as f32;
-    let (gain1, beta2, gain2) = ((1.0 - beta1) as f32, beta2 as f32, (1.0 - beta2) as f32);
-    let step_size = (lr / (1.0 - beta1.powf(step as f64))) as f32;
-    let root = (1.0 - settings.beta2.powf(step as f64)).sqrt() as f32;
-    let eps = eps as f32;
-    let state = p.f32_mut().par_chunks_mut(CHUNK).zip(m.f32_mut().par_chunks_mut(CHUNK));
-    let state = state.zip(v.f32_mut().par_chunks_mut(CHUNK)).zip(g.f32().par_chunks(CHUNK));
-    state.for_each(|(((p, m), v), g)| {
-        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-            let g = g * grad_scale;
-            *p *= keep;
-            *m += gain1 * (g - *m);
-            *v = *v * beta2 + gain2 * g * g;
-            *p -= step_size * *m / (v.sqrt() / root + eps);
-        }
-    });
+    let factors = Factors {
+        grad_scale,
+        keep: (1.0 - lr * weight_decay) as f32,
+        gain1: (1.0 - beta1) as f32,
+        beta2: beta2 as f32,
+        gain2: (1.0 - beta2) as f32,
+        step_size: (lr / (1.0 - beta1.powf(step as f64))) as f32,
+        root: (1.0 - beta2.powf(step as f64)).sqrt() as f32,
+        eps: eps as f32,
+    };
+    let state = p.f32_mut().chunks_mut(CHUNK).zip(m.f32_mut().chunks_mut(CHUNK)).zip(v.f32_mut().chunks_mut(CHUNK));
+    parallel::for_each(state.zip(g.f32().chunks(CHUNK)), |(((p, m), v), g)| dispatch(Step { p, m, v, g, factors }));
     Ok(())
+}
+
+/// The factors of one step, each rounded to f32 once.
+#[derive(Clone, Copy)]
+struct Factors {
+    grad_scale: f32,
+    keep: f32,
+    gain1: f32,
+    beta2: f32,
+    gain2: f32,
+    step_size: f32,
+    root: f32,
+    eps: f32,
+}
+
+struct Step<'a> {
+    p: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    g: &'a [f32],
+    factors: Factors,
+}
+
+impl Kernel for Step<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let state = self.p.chunks_mut(LANES).zip(self.m.chunks_mut(LANES)).zip(self.v.chunks_mut(LANES));
+        let f = self.factors;
+        for (((p, m), v), g) in state.zip(self.g.chunks(LANES)) {
+            // SAFETY: inside `dispatch`.
+            unsafe {
+                let g = S::mul(S::read(g), S::splat(f.grad_scale));
+                let old = S::read(m);
+                let mean = S::add(old, S::mul(S::splat(f.gain1), S::sub(g, old)));
+                let square = S::mul(S::mul(S::splat(f.gain2), g), g);
+                let square = S::add(S::mul(S::read(v), S::splat(f.beta2)), square);
+                let below = S::add(S::div(S::sqrt(square), S::splat(f.root)), S::splat(f.eps));
+                let change = S::div(S::mul(S::splat(f.step_size), mean), below);
+                S::write(p, S::sub(S::mul(S::read(p), S::splat(f.keep)), change));
+                S::write(m, mean);
+                S::write(v, square);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, random, random_tensor};
+
+    /// Loshchilov & Hutter's algorithm 2 in f64.
+    #[test]
+    fn five_steps_follow_the_published_algorithm() {
+        let n = CHUNK + 37;
+        let (mut p, mut m, mut v) =
+            (random_tensor(&[n], 1), Tensor::zeros(&[n], DType::F32), Tensor::zeros(&[n], DType::F32));
+        let mut want: Vec<[f64; 3]> = p.f32().iter().map(|&p| [f64::from(p), 0.0, 0.0]).collect();
+        let dev = Device::cpu();
+        for step in 1..=5 {
+            let g = random(n, 10 + step);
+            let settings =
+                AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
+            adamw(&dev, &mut p, &mut m, &mut v, &Tensor::from_f32(&g, &[n]), settings).unwrap();
+            for ([p, m, v], g) in want.iter_mut().zip(&g) {
+                let g = 0.5 * f64::from(*g);
+                *p -= 1e-2 * 0.1 * *p;
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.999 * *v + 0.001 * g * g;
+                let (m, v) = (*m / (1.0 - 0.9f64.powi(step as i32)), *v / (1.0 - 0.999f64.powi(step as i32)));
+                *p -= 1e-2 * m / (v.sqrt() + 1e-8);
+            }
+        }
+        // Five steps of a few roundings of 2^-24 each.
+        assert_close("p", p.f32(), &want.iter().map(|w| w[0]).collect::<Vec<_>>(), 1e-6);
+        assert_close("m", m.f32(), &want.iter().map(|w| w[1]).collect::<Vec<_>>(), 1e-6);
+        assert_close("v", v.f32(), &want.iter().map(|w| w[2]).collect::<Vec<_>>(), 1e-6);
+    }
+
+    /// The first step moves every parameter by `lr` against the sign of its gradient, whatever the gradient's size.
+    #[test]
+    fn the_first_step_is_the_learning_rate() {
+        let (mut p, g) = (Tensor::zeros(&[3], DType::F32), Tensor::from_f32(&[1e-3, -5.0, 40.0], &[3]));
+        let (mut m, mut v) = (Tensor::zeros(&[3], DType::F32), Tensor::zeros(&[3], DType::F32));
+        let settings =
+            AdamW { lr: 0.25, beta1: 0.9, beta2: 0.95, eps: 1e-12, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
+        adamw(&Device::cpu(), &mut p, &mut m, &mut v, &g, settings).unwrap();
+        assert_close("p", p.f32(), &[-0.25, 0.25, -0.25], 1e-6);
+        let zero = AdamW { step: 0, ..settings };
+        assert!(adamw(&Device::cpu(), &mut p, &mut m, &mut v, &g, zero).unwrap_err().to_string().contains("step"));
+    }
 }

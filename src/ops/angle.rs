@@ -39,3 +39,21 @@ fn cosine_of(a: &[f32], b: &[f32]) -> f64 {
 pub fn angular_distance(cos: f64) -> f64 {
     cos.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::unwritten;
+
+    #[test]
+    fn known_angles_and_the_zero_vector() {
+        let a = Tensor::from_f32(&[1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0], &[4, 3]);
+        let b = Tensor::from_f32(&[0.0, 5.0, 0.0, 2.0, 4.0, 0.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0], &[4, 3]);
+        let mut out = unwritten(&[4]);
+        cosine(&Device::cpu(), &mut out, &a, &b).unwrap();
+        assert_eq!(out.f32(), [0.0, 1.0, -1.0, 0.0]);
+        assert_eq!(angular_distance(0.0), 0.5);
+        assert_eq!(angular_distance(1.0 + 1e-9), 0.0);
+        assert_eq!(angular_distance(-1.0), 1.0);
+    }
+}

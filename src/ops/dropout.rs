@@ -35,3 +35,45 @@ pub fn dropout(dev: &Device, y: &mut Tensor, x: &Tensor, p: f32, seed: u64, stre
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{random_tensor, unwritten};
+
+    #[test]
+    fn kept_elements_are_scaled_and_the_share_is_right() {
+        let n = 3 * CHUNK + 5;
+        let (x, mut y) = (Tensor::from_f32(&vec![1.0; n], &[n]), unwritten(&[n]));
+        dropout(&Device::cpu(), &mut y, &x, 0.25, 7, 3).unwrap();
+        assert!(y.f32().iter().all(|&y| y == 0.0 || y == 1.0 / 0.75));
+        let kept = y.f32().iter().filter(|&&y| y != 0.0).count() as f64 / n as f64;
+        // Four standard deviations of a share of 49,157 draws.
+        assert!((kept - 0.75).abs() < 4.0 * (0.75 * 0.25 / n as f64).sqrt(), "{kept}");
+    }
+
+    #[test]
+    fn an_element_depends_on_seed_stream_and_its_number_alone() {
+        let mask = |n: usize, seed, stream| {
+            let (x, mut y) = (random_tensor(&[n], 1), unwritten(&[n]));
+            dropout(&Device::cpu(), &mut y, &x, 0.5, seed, stream).unwrap();
+            y.f32().iter().map(|&y| y != 0.0).collect::<Vec<_>>()
+        };
+        let long = mask(CHUNK + 9, 1, 2);
+        assert_eq!(mask(101, 1, 2)[..], long[..101]);
+        assert_ne!(mask(101, 1, 3)[..], long[..101]);
+        assert_ne!(mask(101, 2, 2)[..], long[..101]);
+        let last = CHUNK + 8;
+        let word = philox::block(1, 2, last as u64 / 4)[last % 4];
+        assert_eq!(long[last], philox::unit(word) >= 0.5);
+    }
+
+    #[test]
+    fn a_probability_of_one_is_refused_and_zero_copies() {
+        let (x, mut y) = (random_tensor(&[9], 1), unwritten(&[9]));
+        assert!(dropout(&Device::cpu(), &mut y, &x, 1.0, 0, 0).is_err());
+        assert!(dropout(&Device::cpu(), &mut y, &x, f32::NAN, 0, 0).is_err());
+        dropout(&Device::cpu(), &mut y, &x, 0.0, 0, 0).unwrap();
+        assert_eq!(x.f32(), y.f32());
+    }
+}

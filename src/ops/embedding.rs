@@ -61,3 +61,38 @@ pub fn embedding_backward(dev: &Device, d_table: &mut Tensor, dy: &Tensor, ids: 
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{bits, random_tensor, to_bf16, unwritten};
+
+    #[test]
+    fn rows_are_looked_up_in_every_dtype_and_unknown_ids_are_refused() {
+        let table = random_tensor(&[11, 7], 1);
+        let half = to_bf16(&table);
+        let ids = Tensor::from_u32(&[10, 0, 10]);
+        let mut y = unwritten(&[3, 7]);
+        embedding(&Device::cpu(), &mut y, &half, &ids).unwrap();
+        assert_eq!(y.f32()[7..14], half.to_f32().f32()[..7]);
+        assert_eq!(y.f32()[14..], half.to_f32().f32()[70..]);
+        let error = embedding(&Device::cpu(), &mut y, &table, &Tensor::from_u32(&[0, 11, 1])).unwrap_err().to_string();
+        assert!(error.contains("ids below 11") && error.contains("found 11"), "{error}");
+    }
+
+    #[test]
+    fn repeated_ids_are_added_in_the_order_of_tokens() {
+        let (tokens, hidden, vocab) = (3000, 13, 100);
+        let ids: Vec<u32> = (0..tokens as u32).map(|t| t * t % 97).collect();
+        let dy = random_tensor(&[tokens, hidden], 2);
+        let mut got = random_tensor(&[vocab, hidden], 3);
+        let mut want = got.f32().to_vec();
+        for (t, &id) in ids.iter().enumerate() {
+            for i in 0..hidden {
+                want[id as usize * hidden + i] += dy.f32()[t * hidden + i];
+            }
+        }
+        embedding_backward(&Device::cpu(), &mut got, &dy, &Tensor::from_u32(&ids)).unwrap();
+        assert_eq!(bits(got.f32()), bits(&want));
+    }
+}

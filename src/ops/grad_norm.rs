@@ -33,3 +33,19 @@ fn sum_of_squares(x: &[f32]) -> f64 {
     }
     sums.iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::random_tensor;
+
+    #[test]
+    fn the_norm_is_over_all_tensors_together() {
+        let (a, b) = (Tensor::from_f32(&[3.0, 0.0], &[2]), Tensor::from_f32(&[-4.0, 12.0, 0.0], &[3, 1]));
+        assert_eq!(grad_norm(&Device::cpu(), &[&a, &b]).unwrap(), 13.0);
+        assert_eq!(grad_norm(&Device::cpu(), &[]).unwrap(), 0.0);
+        let c = random_tensor(&[3 * CHUNK + 11], 5);
+        let want = c.f32().iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        assert!((grad_norm(&Device::cpu(), &[&c]).unwrap() / want - 1.0).abs() < 1e-12);
+    }
+}

@@ -29,6 +29,7 @@ mod parallel;
 pub mod philox;
 pub mod rmsnorm;
 pub mod rope;
+pub mod sample;
 mod scratch;
 mod simd;
 pub mod swiglu;

@@ -176,3 +176,72 @@ impl Kernel for Backward<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, assert_derivative, bits, random_tensor, to_bf16, unwritten, wide};
+
+    const EPS: f32 = 1e-5;
+
+    fn reference(x: &[f64], w: &[f64]) -> Vec<f64> {
+        let scale =
+            |row: &[f64]| (row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64 + f64::from(EPS)).powf(-0.5);
+        x.chunks(w.len()).flat_map(|row| row.iter().zip(w).map(move |(x, w)| x * scale(row) * w)).collect()
+    }
+
+    fn reference_backward(dy: &[f64], x: &[f64], w: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (n, mut dx, mut dw) = (w.len(), Vec::new(), vec![0.0; w.len()]);
+        for (dy, x) in dy.chunks(n).zip(x.chunks(n)) {
+            let scale = (x.iter().map(|v| v * v).sum::<f64>() / n as f64 + f64::from(EPS)).powf(-0.5);
+            let mean = (0..n).map(|i| dy[i] * w[i] * x[i]).sum::<f64>() / n as f64;
+            dx.extend((0..n).map(|i| scale * (dy[i] * w[i] - x[i] * scale * scale * mean)));
+            (0..n).for_each(|i| dw[i] += dy[i] * x[i] * scale);
+        }
+        (dx, dw)
+    }
+
+    #[test]
+    fn forward_and_gradients_equal_f64() {
+        for (tokens, hidden) in [(1, 1), (1, 576), (7, 37), (131, 300)] {
+            let [x, dy, before] = [1, 2, 3].map(|seed| random_tensor(&[tokens, hidden], seed));
+            let w = to_bf16(&random_tensor(&[hidden], 4));
+            let (mut y, mut dx) = (unwritten(x.shape()), unwritten(x.shape()));
+            let (mut added, mut dw) = (before.to_f32(), Tensor::from_f32(&vec![1.0; hidden], &[hidden]));
+            let dev = Device::cpu();
+            rmsnorm(&dev, &mut y, &x, &w, EPS).unwrap();
+            rmsnorm_backward(&dev, &mut dx, None, &dy, &x, &w, EPS, Store::Replace).unwrap();
+            rmsnorm_backward(&dev, &mut added, Some(&mut dw), &dy, &x, &w, EPS, Store::Add).unwrap();
+            let [x, dy, before, w] = [x, dy, before, w.to_f32()].map(|t| wide(t.f32()));
+            let (want_dx, want_dw) = reference_backward(&dy, &x, &w);
+            // Sums of up to 576 products in 16 chains: (36 + 4) roundings of 2^-24.
+            assert_close("y", y.f32(), &reference(&x, &w), 5e-6);
+            assert_close("dx", dx.f32(), &want_dx, 5e-6);
+            let want_added: Vec<f64> = want_dx.iter().zip(&before).map(|(d, b)| d + b).collect();
+            assert_close("dx added", added.f32(), &want_added, 5e-6);
+            assert_close("dw", dw.f32(), &want_dw.iter().map(|d| d + 1.0).collect::<Vec<_>>(), 2e-5);
+            let loss = |x: &[f64], w: &[f64]| -> f64 { reference(x, w).iter().zip(&dy).map(|(y, d)| y * d).sum() };
+            if hidden > 1 {
+                assert_derivative("dx", &x, &want_dx, |x| loss(x, &w));
+            }
+            assert_derivative("dw", &w, &want_dw, |w| loss(&x, w));
+        }
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_their_neighbours_nor_dw_on_threads() {
+        let dev = Device::cpu();
+        let (x, dy, w) = (random_tensor(&[200, 300], 1), random_tensor(&[200, 300], 2), random_tensor(&[300], 3));
+        let (mut all, mut one) = (unwritten(&[200, 300]), unwritten(&[1, 300]));
+        rmsnorm(&dev, &mut all, &x, &w, EPS).unwrap();
+        rmsnorm(&dev, &mut one, &Tensor::from_f32(&x.f32()[150 * 300..151 * 300], &[1, 300]), &w, EPS).unwrap();
+        assert_eq!(bits(&all.f32()[150 * 300..151 * 300]), bits(one.f32()));
+        let run = |threads| {
+            let (mut dx, mut dw) = (unwritten(&[200, 300]), Tensor::zeros(&[300], DType::F32));
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| rmsnorm_backward(&dev, &mut dx, Some(&mut dw), &dy, &x, &w, EPS, Store::Replace)).unwrap();
+            (bits(dx.f32()), bits(dw.f32()))
+        };
+        assert_eq!(run(1), run(4));
+    }
+}

@@ -116,3 +116,50 @@ fn sin_cos(angle: f32) -> (f32, f32) {
     let c = if (quadrant + 1) & 2 == 0 { c } else { -c };
     (s as f32, c as f32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, random_tensor, wide};
+
+    #[test]
+    fn rotations_equal_f64_at_every_position_up_to_131072() {
+        for (heads, head_dim) in [(1, 12), (3, 64), (2, 80)] {
+            let positions = [0u32, 1, 2, 999, 8191, 65_537, 131_071, 131_072];
+            let inv_freq: Vec<f32> =
+                (0..head_dim / 2).map(|i| 500_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
+            let mut x = random_tensor(&[positions.len(), heads * head_dim], 1);
+            let before = wide(x.f32());
+            let (positions_t, freq) = (Tensor::from_u32(&positions), Tensor::from_f32(&inv_freq, &[head_dim / 2]));
+            rope(&Device::cpu(), &mut x, &positions_t, &freq).unwrap();
+            let mut want = before.clone();
+            for (row, want) in want.chunks_mut(head_dim).enumerate() {
+                for i in 0..head_dim / 2 {
+                    // The angle is an f32 product by contract; everything after it is exact here.
+                    let (sin, cos) = f64::from(positions[row / heads] as f32 * inv_freq[i]).sin_cos();
+                    let (a, b) = (want[i], want[i + head_dim / 2]);
+                    (want[i], want[i + head_dim / 2]) = (a * cos - b * sin, b * cos + a * sin);
+                }
+            }
+            assert_close("rope", x.f32(), &want, 5e-7);
+            // The backward rotation is the transpose of an orthogonal matrix: it leads back.
+            rope_backward(&Device::cpu(), &mut x, &positions_t, &freq).unwrap();
+            assert_close("rope_backward", x.f32(), &before, 1e-6);
+        }
+    }
+
+    #[test]
+    fn sines_are_rounded_f64_even_next_to_their_zeros() {
+        for i in 0..200_000u32 {
+            // Whole angles, odd ones, and the f32 nearest to multiples of pi / 2.
+            let nearest = (f64::from(i) * std::f64::consts::FRAC_PI_2) as f32;
+            for angle in [i as f32, i as f32 * 0.618_034, nearest] {
+                let ((sin, cos), (want_sin, want_cos)) = (sin_cos(angle), f64::from(angle).sin_cos());
+                for (got, want) in [(sin, want_sin), (cos, want_cos)] {
+                    let error = (f64::from(got) - want).abs();
+                    assert!(error <= 1.2e-7 * want.abs() + 1e-12, "{angle}: {got} against {want}");
+                }
+            }
+        }
+    }
+}

@@ -99,3 +99,45 @@ impl Kernel for Backward<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_close, assert_derivative, random_tensor, unwritten, wide};
+
+    fn reference(gate: &[f64], up: &[f64]) -> Vec<f64> {
+        gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+    }
+
+    #[test]
+    fn forward_and_gradients_equal_f64() {
+        for shape in [[1, 5], [3, 16], [70, 501]] {
+            let [gate, up, dy] = [1, 2, 3].map(|seed| random_tensor(&shape, seed));
+            let [mut y, mut d_gate, mut d_up] = [(); 3].map(|()| unwritten(&shape));
+            swiglu(&Device::cpu(), &mut y, &gate, &up).unwrap();
+            swiglu_backward(&Device::cpu(), &mut d_gate, &mut d_up, &dy, &gate, &up).unwrap();
+            let [gate, up, dy] = [gate, up, dy].map(|t| wide(t.f32()));
+            let sigmoid = |g: f64| 1.0 / (1.0 + (-g).exp());
+            let want_up: Vec<f64> = dy.iter().zip(&gate).map(|(dy, &g)| dy * g * sigmoid(g)).collect();
+            let slope = |g: f64| sigmoid(g) * (1.0 + g * (1.0 - sigmoid(g)));
+            let want_gate: Vec<f64> = dy.iter().zip(&gate).zip(&up).map(|((dy, &g), u)| dy * u * slope(g)).collect();
+            // A handful of roundings of 2^-24.
+            assert_close("y", y.f32(), &reference(&gate, &up), 1e-6);
+            assert_close("d_gate", d_gate.f32(), &want_gate, 1e-6);
+            assert_close("d_up", d_up.f32(), &want_up, 1e-6);
+            let loss =
+                |gate: &[f64], up: &[f64]| -> f64 { reference(gate, up).iter().zip(&dy).map(|(y, d)| y * d).sum() };
+            assert_derivative("d_gate", &gate, &want_gate, |gate| loss(gate, &up));
+            assert_derivative("d_up", &up, &want_up, |up| loss(&gate, up));
+        }
+    }
+
+    #[test]
+    fn far_gates_are_closed_or_open() {
+        let gate = Tensor::from_f32(&[-200.0, -88.0, 0.0, 88.0, 200.0], &[1, 5]);
+        let (up, mut y) = (Tensor::from_f32(&[2.0; 5], &[1, 5]), unwritten(&[1, 5]));
+        swiglu(&Device::cpu(), &mut y, &gate, &up).unwrap();
+        assert_eq!(y.f32()[2..], [0.0, 176.0, 400.0]);
+        assert!(y.f32()[..2].iter().all(|y| y.abs() < 1e-35));
+    }
+}

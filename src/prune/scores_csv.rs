@@ -34,7 +34,7 @@ pub fn write_scores(scores: &Scores, path: &Path) -> Result<()> {
 }
 
 /// One row of cells for each block size, the best cut marked.
-fn heat_map(scores: &Scores) -> HeatMap {
+pub fn heat_map(scores: &Scores) -> HeatMap {
     let ranking = scores.metric.ranks_blocks();
     let rows = scores.best.iter().map(|best| {
         let size = if ranking { 1 } else { best.block_size };

@@ -7,7 +7,10 @@
 //! | `chain.rs` | the stages in their order |
 //! | `summary.rs` | the stages' results as one report |
 
+mod chain;
 mod settings;
-pub mod stamp;
+mod stamp;
+mod summary;
 
+pub use chain::run;
 pub use settings::{DistillSettings, EvalSettings, FinetuneSettings, PruneSettings, Recipe, ScoreSettings};

@@ -1,6 +1,9 @@
 //! The recipe file: every key with its default. Keys are the options of the verbs, paths are relative to the recipe.
 
 use crate::error::{Error, Result};
+use crate::model::Projection;
+use crate::prune::{Metric, Tokens};
+use crate::train::SchedulerType;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -38,12 +41,12 @@ pub struct ScoreSettings {
     /// Numbers of adjacent blocks to score.
     #[serde(default = "defaults::block_sizes")]
     pub block_size: Vec<usize>,
-    /// `angular`, `bi`, `perplexity`, `magnitude`, `taylor`, `random`, `first` or `last`.
+    /// How blocks are compared.
     #[serde(default = "defaults::metric")]
-    pub metric: String,
-    /// `last` or `mean`: which tokens of a sample the distance is taken at.
+    pub metric: Metric,
+    /// Which tokens of a sample the distance is taken at.
     #[serde(default = "defaults::tokens")]
-    pub tokens: String,
+    pub tokens: Tokens,
     /// Number of samples.
     #[serde(default = "defaults::samples")]
     pub samples: usize,
@@ -97,22 +100,22 @@ pub struct FinetuneSettings {
     pub lora_r: usize,
     /// Scale of the adapter: `lora-alpha / lora-r`.
     #[serde(default = "defaults::lora_alpha")]
-    pub lora_alpha: f32,
+    pub lora_alpha: f64,
     /// Dropout before the adapter.
     #[serde(default)]
-    pub lora_dropout: f32,
+    pub lora_dropout: f64,
     /// Projections with an adapter.
     #[serde(default = "defaults::lora_target_modules")]
-    pub lora_target_modules: Vec<String>,
+    pub lora_target_modules: Vec<Projection>,
     /// Peak learning rate.
     #[serde(default = "defaults::learning_rate")]
     pub learning_rate: f64,
-    /// `linear`, `cosine` or `constant`.
+    /// Shape of the learning rate after warm-up.
     #[serde(default = "defaults::lr_scheduler_type")]
-    pub lr_scheduler_type: String,
-    /// Steps of rising learning rate.
+    pub lr_scheduler_type: SchedulerType,
+    /// Steps of rising learning rate; below 1, a share of all steps.
     #[serde(default)]
-    pub warmup_steps: u64,
+    pub warmup_steps: f64,
     /// AdamW's decoupled weight decay.
     #[serde(default)]
     pub weight_decay: f64,
@@ -160,14 +163,16 @@ pub struct EvalSettings {
 }
 
 mod defaults {
+    use super::{Metric, Projection, SchedulerType, Tokens};
+
     pub fn block_sizes() -> Vec<usize> {
         vec![2, 4, 6, 8, 10]
     }
-    pub fn metric() -> String {
-        "angular".into()
+    pub fn metric() -> Metric {
+        Metric::Angular
     }
-    pub fn tokens() -> String {
-        "last".into()
+    pub fn tokens() -> Tokens {
+        Tokens::Last
     }
     pub fn samples() -> usize {
         16
@@ -193,17 +198,17 @@ mod defaults {
     pub fn lora_r() -> usize {
         8
     }
-    pub fn lora_alpha() -> f32 {
+    pub fn lora_alpha() -> f64 {
         16.0
     }
-    pub fn lora_target_modules() -> Vec<String> {
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(String::from).to_vec()
+    pub fn lora_target_modules() -> Vec<Projection> {
+        Projection::ALL.to_vec()
     }
     pub fn learning_rate() -> f64 {
         1e-4
     }
-    pub fn lr_scheduler_type() -> String {
-        "cosine".into()
+    pub fn lr_scheduler_type() -> SchedulerType {
+        SchedulerType::Cosine
     }
     pub fn max_grad_norm() -> f64 {
         1.0

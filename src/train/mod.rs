@@ -12,7 +12,7 @@
 //! | `model_dir.rs` | model directories that training writes |
 //! | `log.rs`, `tensorboard.rs` | JSONL and TensorBoard logs |
 //! | `merge_lora.rs` | an adapter merged into its weights |
-//! | `slerp.rs` | two models merged by spherical interpolation |
+//! | `slerp.rs` | two models merged along the arc between their weights |
 
 mod checkpoint;
 pub mod data;

@@ -14,7 +14,7 @@ mod index;
 mod writer;
 
 pub use index::Index;
-pub use writer::{SafetensorsWriter, TensorSpec, header_bytes};
+pub use writer::{SafetensorsWriter, TensorSpec, header_bytes, parse_size};
 
 use super::mapped::map_file;
 use crate::device::buffer::MappedSlice;

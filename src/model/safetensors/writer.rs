@@ -189,6 +189,17 @@ impl SafetensorsWriter {
     }
 }
 
+/// A size such as `5GB`, `500MB` or `1GiB`, as `transformers` takes it for `max_shard_size`; plain digits are bytes.
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let units =
+        [("KIB", 1 << 10), ("MIB", 1 << 20), ("GIB", 1 << 30), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let upper = text.trim().to_ascii_uppercase();
+    let unit = units.iter().find_map(|&(unit, bytes)| Some((upper.strip_suffix(unit)?, bytes)));
+    let (digits, unit) = unit.unwrap_or((&upper, 1u64));
+    let bytes = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
+    bytes.ok_or_else(|| "expected a size such as 5GB, 500MB or 1GiB".to_string())
+}
+
 /// Length and JSON of a file that holds `tensors` in their order, padded with spaces so that the data starts on a multiple of 8.
 /// `format: pt` is what `transformers` asks for.
 pub fn header_bytes(tensors: &[TensorSpec]) -> Vec<u8> {

@@ -28,6 +28,9 @@ const TASKS_PER_THREAD: usize = 8;
 /// Multiply-adds below which a block is not split further: about 10 microseconds of one core.
 const TASK_WORK: usize = 1 << 19;
 
+/// Fewer rows than this take the time of reading the weight: 262 KB of bf16 in 10 microseconds.
+const ROWS_OF_A_READ: usize = 4;
+
 /// The right-hand side of a product.
 #[derive(Clone, Copy)]
 pub enum Operand<'a> {
@@ -149,7 +152,7 @@ impl Product<'_> {
         let (all, threads) = (columns.div_ceil(PANEL), rayon::current_num_threads());
         let at_once = self.isa.panels(rows.min(height));
         let wanted = all.div_ceil((TASKS_PER_THREAD * threads).div_ceil(row_blocks));
-        let least = TASK_WORK.div_ceil((block_rows.min(rows) * PANEL * k).max(1));
+        let least = TASK_WORK.div_ceil((block_rows.min(rows).max(ROWS_OF_A_READ) * PANEL * k).max(1));
         let group = wanted.max(least).next_multiple_of(at_once);
         let groups = all.div_ceil(group);
         let block = |i: usize| {

@@ -13,6 +13,8 @@
 
 pub(crate) mod matrix;
 mod portable;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -45,6 +47,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// The square root.
+    unsafe fn sqrt(a: Self::V) -> Self::V;
     /// `a * b + c` with one rounding.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each lane; `b` where either is NaN.

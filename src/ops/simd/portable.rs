@@ -66,6 +66,10 @@ impl Simd for Portable {
         lanes!(|i| a[i] / b[i])
     }
     #[inline(always)]
+    unsafe fn sqrt(a: Self::V) -> Self::V {
+        lanes!(|i| a[i].sqrt())
+    }
+    #[inline(always)]
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         lanes!(|i| multiply_add(a[i], b[i], c[i]))
     }

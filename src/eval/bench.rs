@@ -1,0 +1,297 @@
+//! Speed of prefill, decode and training, with llama-bench's test names and JSON keys, and what they are in FLOP/s and bytes/s.
+
+use crate::device::peak::{self, Peak};
+use crate::device::{DType, Device, Entry, Op, Tensor};
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::model::{Batch, KvCache, Llama, Workspace};
+use crate::ops::matmul::{Store, matmul_nt};
+use crate::ops::paged_attention::PagedBatch;
+use crate::progress::Progress;
+use serde::Serialize;
+use std::path::Path;
+use std::time::Instant;
+
+/// Tokens in a page of the cache.
+const PAGE: usize = 16;
+/// Rows of logits that are held at once when every position is scored.
+const LOGIT_ROWS: usize = 128;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Lengths of prompts that are read.
+    pub n_prompt: Vec<usize>,
+    /// Numbers of tokens that are generated after an empty context.
+    pub n_gen: Vec<usize>,
+    /// Sequences that generate side by side.
+    pub batches: Vec<usize>,
+    /// Measured runs of each test, after one that is not.
+    pub repetitions: usize,
+    /// Prefill computes the logits of every position (as a training framework does) and not of the last alone.
+    pub all_logits: bool,
+}
+
+/// One test, with llama-bench's keys.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchRow {
+    /// Commit of this build; `unknown` where it was not built from a checkout.
+    pub build_commit: String,
+    /// Name of the processor.
+    pub cpu_info: String,
+    /// Directory of the model.
+    pub model_filename: String,
+    /// Architecture and dtype of the weights.
+    pub model_type: String,
+    /// Bytes of the weights.
+    pub model_size: u64,
+    /// Parameters, a tied head counted once.
+    pub model_n_params: u64,
+    /// `CPU`.
+    pub backend: String,
+    /// Worker threads.
+    pub n_threads: usize,
+    /// `pp512`, `tg128`, `tg128 b8`, `train4x512 lora-r8`.
+    pub test: String,
+    /// Prompt tokens.
+    pub n_prompt: usize,
+    /// Generated tokens of each sequence.
+    pub n_gen: usize,
+    /// Sequences side by side.
+    pub n_seqs: usize,
+    /// Mean nanoseconds of a run.
+    pub avg_ns: u64,
+    /// Sample standard deviation of the same.
+    pub stddev_ns: u64,
+    /// Mean tokens per second.
+    pub avg_ts: f64,
+    /// Sample standard deviation of the same.
+    pub stddev_ts: f64,
+    /// Nanoseconds of each run.
+    pub samples_ns: Vec<u64>,
+    /// Tokens per second of each run.
+    pub samples_ts: Vec<f64>,
+    /// FLOPs per token, from the ledger.
+    pub flops_per_token: f64,
+    /// FLOP/s at the mean time.
+    pub flops_per_second: f64,
+    /// FLOP/s over the measured F32 FMA peak of all threads.
+    pub mfu: f64,
+    /// Fewest bytes per second that had to move between memory and the chip, from the ledger.
+    pub bytes_per_second: f64,
+    /// The same over the measured read bandwidth; may pass 1 where operands stay in the cache.
+    pub bandwidth_utilization: f64,
+    /// The measured F32 FMA peak in FLOP/s.
+    pub peak_flops_per_second: f64,
+    /// The measured memory read bandwidth in bytes/s.
+    pub peak_bytes_per_second: f64,
+}
+
+/// A model under test, with what every row says of it.
+pub struct Bench<'a> {
+    dev: &'a Device,
+    model: &'a Llama,
+    peak: Peak,
+    repetitions: usize,
+    all_logits: bool,
+    template: BenchRow,
+}
+
+impl<'a> Bench<'a> {
+    /// Measures the processor's peaks and describes the model.
+    pub fn new(dev: &'a Device, model: &'a Llama, dir: &Path, options: &BenchOptions) -> Result<Bench<'a>> {
+        if options.repetitions == 0 {
+            return Err(Error::usage("--repetitions", "one or more", "0"));
+        }
+        let peak = Peak::measure();
+        let tensors = weights(model);
+        let template = BenchRow {
+            build_commit: option_env!("RATOON_COMMIT").unwrap_or("unknown").to_string(),
+            cpu_info: peak::cpu_name(),
+            model_filename: dir.display().to_string(),
+            model_type: format!("llama {}", model.embed_tokens.dtype()),
+            model_size: tensors.iter().map(|t| t.size_bytes() as u64).sum(),
+            model_n_params: tensors.iter().map(|t| t.elements() as u64).sum(),
+            backend: "CPU".to_string(),
+            n_threads: rayon::current_num_threads(),
+            test: String::new(),
+            n_prompt: 0,
+            n_gen: 0,
+            n_seqs: 1,
+            avg_ns: 0,
+            stddev_ns: 0,
+            avg_ts: 0.0,
+            stddev_ts: 0.0,
+            samples_ns: Vec::new(),
+            samples_ts: Vec::new(),
+            flops_per_token: 0.0,
+            flops_per_second: 0.0,
+            mfu: 0.0,
+            bytes_per_second: 0.0,
+            bandwidth_utilization: 0.0,
+            peak_flops_per_second: peak.flops_per_second,
+            peak_bytes_per_second: peak.bytes_per_second,
+        };
+        let (repetitions, all_logits) = (options.repetitions, options.all_logits);
+        Ok(Bench { dev, model, peak, repetitions, all_logits, template })
+    }
+
+    /// Runs `run` once to warm up and then as often as asked; `tokens` are those of one run.
+    pub fn measure(&self, test: String, tokens: usize, mut run: impl FnMut() -> Result<()>) -> Result<BenchRow> {
+        let progress = Progress::start(&test, self.repetitions as u64 + 1, "runs");
+        run()?;
+        progress.add(1);
+        let before = total(self.dev);
+        let mut samples_ns = Vec::new();
+        for _ in 0..self.repetitions {
+            interrupt::check()?;
+            let start = Instant::now();
+            run()?;
+            samples_ns.push(start.elapsed().as_nanos() as u64);
+            progress.add(1);
+        }
+        let work = total(self.dev) - before;
+        let samples_ts: Vec<f64> = samples_ns.iter().map(|&ns| tokens as f64 * 1e9 / ns as f64).collect();
+        let nanoseconds: Vec<f64> = samples_ns.iter().map(|&ns| ns as f64).collect();
+        let ((avg_ns, stddev_ns), (avg_ts, stddev_ts)) =
+            (mean_and_deviation(&nanoseconds), mean_and_deviation(&samples_ts));
+        let (flops, bytes) = (work.flops as f64 / self.repetitions as f64, work.bytes as f64 / self.repetitions as f64);
+        let (flops_per_second, bytes_per_second) = (flops * 1e9 / avg_ns, bytes * 1e9 / avg_ns);
+        Ok(BenchRow {
+            test,
+            avg_ns: avg_ns as u64,
+            stddev_ns: stddev_ns as u64,
+            avg_ts,
+            stddev_ts,
+            samples_ns,
+            samples_ts,
+            flops_per_token: flops / tokens as f64,
+            flops_per_second,
+            mfu: flops_per_second / self.peak.flops_per_second,
+            bytes_per_second,
+            bandwidth_utilization: bytes_per_second / self.peak.bytes_per_second,
+            ..self.template.clone()
+        })
+    }
+
+    /// `ppN`: reads a prompt of `n` tokens.
+    pub fn prefill(&self, n: usize) -> Result<BenchRow> {
+        self.check_length("--n-prompt", n)?;
+        let config = &self.model.config;
+        let batch = Batch::pack(&[self.tokens(n)]);
+        let mut ws = Workspace::new(config, n);
+        let rows = if self.all_logits { LOGIT_ROWS.min(n) } else { 1 };
+        let mut logits = Tensor::zeros(&[rows, config.vocab_size], DType::F32);
+        let row = self.measure(format!("pp{n}"), n, || {
+            self.model.forward(self.dev, &batch, &mut ws, &mut |_, _| Ok(()))?;
+            let first = if self.all_logits { 0 } else { n - 1 };
+            for start in (first..n).step_by(rows) {
+                let len = rows.min(n - start);
+                let hidden = &ws.hidden.f32()[start * config.hidden_size..(start + len) * config.hidden_size];
+                let hidden = Tensor::from_f32(hidden, &[len, config.hidden_size]);
+                logits.set_rows(len)?;
+                matmul_nt(self.dev, &mut logits, &hidden, self.model.head(), None, Store::Replace)?;
+            }
+            Ok(())
+        })?;
+        Ok(BenchRow { n_prompt: n, ..row })
+    }
+
+    /// `tgN bB`: `batch` sequences generate `n` tokens each, after an empty context.
+    pub fn decode(&self, n: usize, batch: usize) -> Result<BenchRow> {
+        self.check_length("--n-gen", n)?;
+        if batch == 0 {
+            return Err(Error::usage("--batch-size", "one or more", "0"));
+        }
+        let config = &self.model.config;
+        let pages = n.div_ceil(PAGE);
+        let mut cache = KvCache::new(config, batch * pages, PAGE);
+        let mut ws = Workspace::new(config, batch);
+        let mut logits = Tensor::zeros(&[batch, config.vocab_size], DType::F32);
+        let page_table: Vec<u32> = (0..(batch * pages) as u32).collect();
+        let mut table = Tensor::zeros(&[batch, pages], DType::U32);
+        table.u32_mut().copy_from_slice(&page_table);
+        let cu_seqlens = Tensor::from_u32(&(0..=batch as u32).collect::<Vec<u32>>());
+        let ids = Tensor::from_u32(&self.tokens(batch));
+        let test = if batch == 1 { format!("tg{n}") } else { format!("tg{n} b{batch}") };
+        let row = self.measure(test, n * batch, || {
+            for step in 0..n {
+                interrupt::check()?;
+                let positions = Tensor::from_u32(&vec![step as u32; batch]);
+                let slot = |sequence: usize| (sequence * pages * PAGE + step) as u32;
+                let slots = Tensor::from_u32(&(0..batch).map(slot).collect::<Vec<u32>>());
+                let paged = PagedBatch {
+                    cu_seqlens: &cu_seqlens,
+                    context_lens: &Tensor::from_u32(&vec![step as u32 + 1; batch]),
+                    page_table: &table,
+                    page_size: PAGE,
+                };
+                self.model.forward_paged(self.dev, &ids, &positions, &slots, &paged, &mut cache, &mut ws)?;
+                matmul_nt(self.dev, &mut logits, &ws.hidden, self.model.head(), None, Store::Replace)?;
+            }
+            Ok(())
+        })?;
+        Ok(BenchRow { n_gen: n, n_seqs: batch, ..row })
+    }
+
+    /// `n` ids of the vocabulary, the same at every call, spread so that no two rows of the embedding lie together.
+    fn tokens(&self, n: usize) -> Vec<u32> {
+        let vocab = self.model.config.vocab_size as u64;
+        (0..n as u64).map(|i| ((i + 1) * 2_654_435_761 % vocab) as u32).collect()
+    }
+
+    fn check_length(&self, option: &str, n: usize) -> Result<()> {
+        let longest = self.model.config.max_position_embeddings;
+        if (1..=longest).contains(&n) {
+            return Ok(());
+        }
+        Err(Error::usage(option, format!("1 to {longest}, the model's max_position_embeddings"), n.to_string()))
+    }
+}
+
+/// Runs every test that the options name: prompts first, then generation at each batch size.
+pub fn bench(dev: &Device, model: &Llama, dir: &Path, options: &BenchOptions) -> Result<Vec<BenchRow>> {
+    let bench = Bench::new(dev, model, dir, options)?;
+    let mut rows = Vec::new();
+    for &n in options.n_prompt.iter().filter(|&&n| n > 0) {
+        rows.push(bench.prefill(n)?);
+    }
+    for &n in options.n_gen.iter().filter(|&&n| n > 0) {
+        for &batch in &options.batches {
+            rows.push(bench.decode(n, batch)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Work of all operations so far.
+fn total(dev: &Device) -> Entry {
+    dev.ledger().snapshot().into_iter().fold(Entry::default(), |sum: Entry, (_, entry): (Op, Entry)| Entry {
+        calls: sum.calls + entry.calls,
+        flops: sum.flops + entry.flops,
+        bytes: sum.bytes + entry.bytes,
+        seconds: sum.seconds + entry.seconds,
+    })
+}
+
+/// Mean and sample standard deviation; 0 for a single value.
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+/// Every weight of a model, a tied head once.
+fn weights(model: &Llama) -> Vec<&Tensor> {
+    let mut tensors = vec![&*model.embed_tokens, &*model.norm];
+    tensors.extend(model.lm_head.as_deref());
+    for block in &model.blocks {
+        tensors.extend([&*block.input_norm, &*block.post_norm]);
+        for linear in [&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down] {
+            tensors.push(&linear.weight);
+            tensors.extend(linear.bias.as_deref());
+        }
+    }
+    tensors
+}

@@ -1,0 +1,253 @@
+//! Result files that are appended to in input order and survive a kill.
+//!
+//! While a run goes on, finished rows are appended to `.NAME.unfinished` beside the output, with the settings in
+//! `.NAME.unfinished.json`. A row is written as soon as all rows before it are: the file is always a beginning of the final one. The same
+//! command run again drops a torn last line and goes on behind the last whole one. At the end the file gets its name and
+//! `NAME.manifest.json` is written last: an output with a manifest is complete.
+
+use crate::error::{Error, Result};
+use crate::output::{OutputLock, parent, sync_dir, write_file};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Most time between two fsyncs: what a power cut can cost.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What [`open`] found.
+pub enum Opened {
+    /// The output is complete and has the same settings: its manifest.
+    Finished(Value),
+    /// Rows are to be written (again).
+    Unfinished(Unfinished),
+}
+
+/// An output that is being written.
+pub struct Unfinished {
+    target: PathBuf,
+    partial: PathBuf,
+    out: BufWriter<File>,
+    settings: Map<String, Value>,
+    /// Rows that an earlier run left.
+    earlier: Vec<Value>,
+    /// Index of the next row to write.
+    next: usize,
+    /// Finished rows that wait for one before them.
+    pending: BTreeMap<usize, String>,
+    synced: Instant,
+    _lock: OutputLock,
+}
+
+fn beside(target: &Path, prefix: &str, suffix: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    parent(target).join(format!("{prefix}{name}{suffix}"))
+}
+
+/// Where the manifest of an output stands.
+pub fn manifest_path(target: &Path) -> PathBuf {
+    beside(target, "", ".manifest.json")
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read(path).map_err(Error::io(path, "read"))?;
+    serde_json::from_slice(&text).map_err(|e| Error::format(path, "file", "a JSON object", e.to_string()))
+}
+
+/// An error that names the first setting which differs from those of an earlier run.
+fn compare(target: &Path, earlier: &Value, settings: &Map<String, Value>) -> Result<()> {
+    let names = settings.keys().chain(earlier.as_object().into_iter().flat_map(Map::keys));
+    for name in names {
+        let (was, is) = (earlier.get(name).unwrap_or(&Value::Null), settings.get(name).unwrap_or(&Value::Null));
+        if was != is {
+            return Err(Error::usage(
+                format!("{}: setting {name}", target.display()),
+                format!("{was} as in the run that began it (or --overwrite to start again)"),
+                is.to_string(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Opens an output to write or to go on with. `settings` are what the rows depend on; an earlier run with others is an error
+/// that names the first one which differs, unless `overwrite`. [`Error::Locked`] while another process writes.
+pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Result<Opened> {
+    let lock = OutputLock::acquire(target)?;
+    let (partial, begun) = (beside(target, ".", ".unfinished"), beside(target, ".", ".unfinished.json"));
+    let manifest = manifest_path(target);
+    if overwrite {
+        for path in [&partial, &begun, &manifest] {
+            if path.exists() {
+                fs::remove_file(path).map_err(Error::io(path, "remove"))?;
+            }
+        }
+    } else if manifest.exists() && target.exists() {
+        let manifest = read_json(&manifest)?;
+        compare(target, &manifest["settings"], &settings)?;
+        return Ok(Opened::Finished(manifest));
+    } else if begun.exists() {
+        compare(target, &read_json(&begun)?, &settings)?;
+        if target.exists() && !partial.exists() {
+            // Killed between giving the file its name and writing the manifest.
+            fs::rename(target, &partial).map_err(Error::io(target, "rename"))?;
+        }
+    } else if target.exists() {
+        let expected = "a path that does not exist yet (or --overwrite)";
+        return Err(Error::usage(format!("output {}", target.display()), expected, "an existing one"));
+    }
+    if !begun.exists() {
+        write_file(&begun, |out| serde_json::to_writer_pretty(out, &settings).map_err(Into::into))?;
+    }
+    let file = OpenOptions::new().read(true).append(true).create(true).open(&partial);
+    let file = file.map_err(Error::io(&partial, "open"))?;
+    let earlier = whole_lines(&file, &partial)?;
+    let (target, next, out) = (target.to_path_buf(), earlier.len(), BufWriter::new(file));
+    let (pending, synced) = (BTreeMap::new(), Instant::now());
+    Ok(Opened::Unfinished(Unfinished { target, partial, out, settings, earlier, next, pending, synced, _lock: lock }))
+}
+
+/// The rows of a file; what stands behind the last line break was cut while being written and is removed.
+fn whole_lines(file: &File, path: &Path) -> Result<Vec<Value>> {
+    let (mut reader, mut line) = (BufReader::new(file), Vec::new());
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        reader.read_until(b'\n', &mut line).map_err(Error::io(path, "read"))?;
+        if line.last() != Some(&b'\n') {
+            file.set_len(bytes).map_err(Error::io(path, "cut"))?;
+            return Ok(rows);
+        }
+        let row = serde_json::from_slice(&line);
+        let place = || format!("line {}", rows.len() + 1);
+        let row = row.map_err(|e| Error::format(path, place(), "a JSON object", e.to_string()))?;
+        rows.push(row);
+        bytes += line.len() as u64;
+    }
+}
+
+impl Unfinished {
+    /// The rows that an earlier run left, in order; the next one to do has their number as its index.
+    pub fn earlier(&self) -> &[Value] {
+        &self.earlier
+    }
+
+    /// Hands over the row of an index. It is written once all rows before it are.
+    pub fn push(&mut self, index: usize, row: &Value) -> Result<()> {
+        self.pending.insert(index, row.to_string());
+        while let Some(line) = self.pending.remove(&self.next) {
+            writeln!(self.out, "{line}").map_err(Error::io(&self.partial, "write"))?;
+            self.next += 1;
+        }
+        // Rows reach the system at once, so that a killed process loses none; the disk once a second.
+        self.out.flush().map_err(Error::io(&self.partial, "write"))?;
+        if self.synced.elapsed() > SYNC_INTERVAL {
+            self.out.get_ref().sync_data().map_err(Error::io(&self.partial, "sync"))?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Gives the output its name and writes the manifest: the settings, then `results`.
+    pub fn finish(self, results: Map<String, Value>) -> Result<Value> {
+        let Unfinished { target, partial, out, settings, .. } = self;
+        let file = out.into_inner().map_err(|e| Error::io(&partial, "write")(e.into_error()))?;
+        file.sync_all().map_err(Error::io(&partial, "sync"))?;
+        fs::rename(&partial, &target).map_err(Error::io(&target, "rename into place"))?;
+        sync_dir(parent(&target))?;
+        let mut manifest = json!({"ratoon": env!("CARGO_PKG_VERSION"), "settings": settings});
+        if let Some(map) = manifest.as_object_mut() {
+            map.extend(results);
+        }
+        write_file(&manifest_path(&target), |out| serde_json::to_writer_pretty(out, &manifest).map_err(Into::into))?;
+        let begun = beside(&target, ".", ".unfinished.json");
+        fs::remove_file(&begun).map_err(Error::io(&begun, "remove"))?;
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(seed: u64) -> Map<String, Value> {
+        Map::from_iter([("model".to_string(), json!("m")), ("seed".to_string(), json!(seed))])
+    }
+
+    fn unfinished(target: &Path) -> Unfinished {
+        match open(target, settings(0), false).unwrap() {
+            Opened::Unfinished(unfinished) => unfinished,
+            Opened::Finished(_) => panic!("the output is not complete"),
+        }
+    }
+
+    #[test]
+    fn rows_come_in_input_order_and_a_cut_run_goes_on_behind_the_last_whole_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.jsonl");
+        let mut first = unfinished(&target);
+        for index in [1, 0, 3] {
+            first.push(index, &json!({"row": index})).unwrap();
+        }
+        drop(first);
+        let partial = dir.path().join(".out.jsonl.unfinished");
+        assert_eq!(fs::read_to_string(&partial).unwrap(), "{\"row\":0}\n{\"row\":1}\n");
+        fs::write(&partial, "{\"row\":0}\n{\"row\":1}\n{\"ro").unwrap();
+        let mut second = unfinished(&target);
+        assert_eq!(second.earlier(), [json!({"row": 0}), json!({"row": 1})]);
+        assert!(!target.exists());
+        for index in [3, 2] {
+            second.push(index, &json!({"row": index})).unwrap();
+        }
+        second.finish(Map::new()).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "{\"row\":0}\n{\"row\":1}\n{\"row\":2}\n{\"row\":3}\n");
+        assert!(
+            matches!(open(&target, settings(0), false).unwrap(), Opened::Finished(m) if m["settings"]["seed"] == 0)
+        );
+    }
+
+    #[test]
+    fn a_run_killed_before_its_manifest_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.jsonl");
+        let mut first = unfinished(&target);
+        first.push(0, &json!({})).unwrap();
+        drop(first);
+        fs::rename(dir.path().join(".out.jsonl.unfinished"), &target).unwrap();
+        let again = unfinished(&target);
+        assert_eq!(again.earlier().len(), 1);
+        again.finish(Map::new()).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn other_settings_are_an_error_that_names_the_setting_until_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.jsonl");
+        let fails = |target: &Path| {
+            let error = open(target, settings(1), false).err().unwrap().to_string();
+            assert!(
+                error.contains("setting seed") && error.contains("expected 0") && error.ends_with("found 1"),
+                "{error}"
+            );
+        };
+        let first = unfinished(&target);
+        assert!(matches!(open(&target, settings(0), false), Err(Error::Locked { .. })), "one writer at a time");
+        drop(first);
+        fails(&target);
+        unfinished(&target).finish(Map::new()).unwrap();
+        fails(&target);
+        assert!(matches!(open(&target, settings(1), true), Ok(Opened::Unfinished(_))));
+    }
+
+    #[test]
+    fn a_file_of_someone_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out.jsonl");
+        fs::write(&target, "precious").unwrap();
+        assert!(open(&target, settings(0), false).is_err());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,60 @@
+//! A model with what turns text into tokens and back.
+
+use super::{Completion, EngineOptions, Request, Stats, generate};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::model::{ChatTemplate, GenerationConfig, Llama, Message, Tokenizer};
+use std::path::{Path, PathBuf};
+
+/// Weights, tokenizer, chat template and end-of-text ids of one model directory.
+pub struct Runtime {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Weights.
+    pub model: Llama,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Messages to prompt text; `None` for a base model.
+    pub template: Option<ChatTemplate>,
+    /// Ids that end an output.
+    pub generation: GenerationConfig,
+}
+
+impl Runtime {
+    /// Loads a model directory.
+    pub fn load(dir: &Path) -> Result<Runtime> {
+        Ok(Runtime {
+            dir: dir.to_path_buf(),
+            model: Llama::load(dir)?,
+            tokenizer: Tokenizer::load(dir)?,
+            template: ChatTemplate::load(dir)?,
+            generation: GenerationConfig::load(dir)?,
+        })
+    }
+
+    /// Token ids of a conversation with the assistant's turn opened by `prefill`. An error when the model has no chat template.
+    pub fn chat_prompt(&self, messages: &[Message], prefill: &str) -> Result<Vec<u32>> {
+        let Some(template) = &self.template else {
+            let instead = "give plain prompts ({\"prompt\"}), or add chat_template.jinja";
+            return Err(Error::unsupported(
+                &self.dir,
+                "a conversation with a model that has no chat template",
+                instead,
+            ));
+        };
+        self.tokenizer.encode(&(template.render(messages, true)? + prefill), false)
+    }
+
+    /// Continues one request.
+    pub fn complete(&self, dev: &Device, request: &Request, options: &EngineOptions) -> Result<(Completion, Stats)> {
+        let mut out = None;
+        let mut sink = |_, completion| {
+            out = Some(completion);
+            Ok(())
+        };
+        let requests = std::slice::from_ref(request);
+        let stats = generate(dev, &self.model, &self.tokenizer, &self.generation, requests, options, &mut sink)?;
+        let completion = out.ok_or_else(|| Error::usage("prompt", "one result", "none"))?;
+        Ok((completion, stats))
+    }
+}

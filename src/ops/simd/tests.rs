@@ -1,0 +1,102 @@
+//! Every instruction set gives the same bits, and `exp` keeps its bound.
+
+use super::*;
+use crate::ops::testing::{bits, random};
+
+/// Each instruction set that this processor has runs the kernel that `make` makes.
+fn on_each<K: Kernel>(mut make: impl FnMut() -> K) -> Vec<K::Output> {
+    // SAFETY: the portable implementation needs no feature; the others are run where they were detected.
+    unsafe {
+        let mut outputs = vec![make().run::<portable::Portable>()];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                outputs.push(x86::run_avx2(make()));
+            }
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+                outputs.push(x86::run_avx512(make()));
+            }
+        }
+        outputs
+    }
+}
+
+struct Exp<'a>(&'a [f32]);
+
+impl Kernel for Exp<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len()];
+        for (y, x) in out.chunks_mut(LANES).zip(self.0.chunks(LANES)) {
+            // SAFETY: run by `on_each`.
+            unsafe { S::write(y, S::exp(S::read(x))) };
+        }
+        out
+    }
+}
+
+#[test]
+fn exp_keeps_its_bound_and_its_bits_on_every_instruction_set() {
+    let x: Vec<f32> = (0..400_000).map(|i| -106.0 + i as f32 * (195.0 / 400_000.0)).collect();
+    let outputs = on_each(|| Exp(&x));
+    for output in &outputs {
+        assert_eq!(bits(output), bits(&outputs[0]));
+    }
+    let mut worst = 0.0f64;
+    for (&x, &y) in x.iter().zip(&outputs[0]) {
+        let want = f64::from(x).exp();
+        if want > f64::from(f32::MAX) {
+            assert!(y >= 3.4e38, "{x}: {y}");
+        } else if want >= f64::from(f32::MIN_POSITIVE) {
+            worst = worst.max((f64::from(y) / want - 1.0).abs());
+        } else {
+            // Below the normal numbers: within one unit of the smallest of them.
+            assert!((f64::from(y) - want).abs() <= 1.5e-45, "{x}: {y} against {want}");
+        }
+    }
+    assert!(worst < 2f64.powf(-22.9), "2^{}", worst.log2());
+    let special = on_each(|| Exp(&[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, -0.0]));
+    for y in special {
+        assert!(y[0] == 0.0 && y[1] == f32::INFINITY && y[2].is_nan() && y[3] == 1.0 && y[4] == 1.0, "{y:?}");
+    }
+}
+
+struct Blocks<'a>(&'a [f32], &'a [f32]);
+
+impl Kernel for Blocks<'_> {
+    type Output = (Vec<f32>, Vec<f32>);
+
+    /// The transpose of the first 16 x 16 floats, and a product of 19 x 23 by 23 x 48.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Self::Output {
+        let (mut t, mut c) = (vec![0.0; 256], vec![1.0; 19 * 48]);
+        let a = matrix::View { data: self.0.as_ptr(), row: 1, column: 19 };
+        // SAFETY: the sizes are those of the slices; run by `on_each`.
+        unsafe {
+            S::transpose(t.as_mut_ptr(), 16, self.0.as_ptr(), 16);
+            let size = matrix::Size { m: 19, n: 48, k: 23 };
+            matrix::product::<S>(c.as_mut_ptr(), 48, a, self.1.as_ptr(), 48, size, true);
+        }
+        (t, c)
+    }
+}
+
+#[test]
+fn products_and_transposes_are_right_and_the_same_on_every_instruction_set() {
+    let (a, b) = (random(19 * 23, 1), random(23 * 48, 2));
+    let outputs = on_each(|| Blocks(&a, &b));
+    for (t, c) in &outputs {
+        assert_eq!((bits(t), bits(c)), (bits(&outputs[0].0), bits(&outputs[0].1)));
+        for i in 0..16 {
+            (0..16).for_each(|j| assert_eq!(t[i * 16 + j], a[j * 16 + i]));
+        }
+        for i in 0..19 {
+            for j in 0..48 {
+                let want = 1.0 + (0..23).map(|k| f64::from(a[k * 19 + i]) * f64::from(b[k * 48 + j])).sum::<f64>();
+                assert!((f64::from(c[i * 48 + j]) - want).abs() < 1e-5, "{i}, {j}");
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The stages in their order. Each reads what the one before left in the output directory, and is skipped when its stamp says
+//! that it is done.
+
+use super::settings::{FinetuneSettings, Recipe};
+use super::stamp::{Stamp, file_key, key, stage};
+use super::summary;
+use crate::device::{Device, peak};
+use crate::distill::{DistillOptions, DistillReport, distill};
+use crate::error::{Error, Result};
+use crate::eval::bench::{Bench, BenchOptions};
+use crate::eval::flops::Flops;
+use crate::eval::tasks::{self, Task, TaskOptions};
+use crate::eval::{OwnTextOptions, Subject, divergence, own_text, perplexity};
+use crate::generate::{EngineOptions, Sampling};
+use crate::model::adapter::LoraConfig;
+use crate::model::{Config, Llama, source};
+use crate::output::{OutputLock, write_file};
+use crate::progress;
+use crate::prune::{Calibration, CalibrationOptions, Plan, ScoreOptions, prune, score, write_scores};
+use crate::report::{LossCurve, ModelRow, Report, TaskScore, page};
+use crate::train::merge_lora::merge_adapter;
+use crate::train::{FinetuneOptions, Method, OnOverflow, OptimizerOptions, finetune};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Prompt length at which each model's prefill speed is measured, and how often.
+const PREFILL: (usize, usize) = (512, 3);
+
+/// What the distil stage leaves for the report.
+#[derive(Serialize, Deserialize)]
+struct Distilled {
+    reasons: Vec<(String, u64)>,
+}
+
+/// A run in progress: what every stage needs.
+struct Run<'a> {
+    dev: &'a Device,
+    recipe: &'a Recipe,
+    output: &'a Path,
+    base: PathBuf,
+}
+
+/// Runs the recipe, or what is left of it, and returns the report that `report.html` and `report.json` in its output show.
+pub fn run(dev: &Device, recipe: &Recipe) -> Result<Report> {
+    let output = recipe.output.as_path();
+    let _lock = OutputLock::acquire(output)?;
+    std::fs::create_dir_all(output).map_err(Error::io(output, "create"))?;
+    let run = Run { dev, recipe, output, base: source::resolve(&recipe.model)? };
+    let model_key = file_key(&run.base.join("config.json"))?;
+
+    progress::line("1/6 score: which blocks change the residual stream least");
+    let scored = run.score(&model_key)?;
+    progress::line("2/6 prune");
+    let pruned = run.prune(&scored.key)?;
+    progress::line("3/6 distil: the uncut model rewrites the answers");
+    let distilled = run.distil(&model_key)?;
+    progress::line("4/6 fine-tune on the plain answers");
+    let sft = run.finetune("sft", &recipe.distill.data, &pruned.key, &file_key(&recipe.distill.data)?)?;
+    progress::line("5/6 fine-tune on the rewritten answers");
+    let rewritten = output.join("distilled.jsonl");
+    let self_distilled = run.finetune("self-distilled", &rewritten, &pruned.key, &file_key(&rewritten)?)?;
+
+    progress::line("6/6 measure all four models");
+    let evaluated = [
+        run.evaluate("base", "base", &run.base, &model_key)?,
+        run.evaluate("cut", "cut", &output.join("cut"), &pruned.key)?,
+        run.evaluate("cut + SFT", "sft", &output.join("sft"), &sft.key)?,
+        run.evaluate("cut + self-distilled", "self-distilled", &output.join("self-distilled"), &self_distilled.key)?,
+    ];
+    let mut stages = vec![(scored.row, scored.operations), (pruned.row, pruned.operations)];
+    stages.push((distilled.row, distilled.operations));
+    let mut losses = Vec::new();
+    for student in [sft, self_distilled] {
+        losses.push(student.result);
+        stages.push((student.row, student.operations));
+    }
+    let mut models = Vec::new();
+    for stamp in evaluated {
+        models.push(stamp.result);
+        stages.push((stamp.row, stamp.operations));
+    }
+    let report = summary::report(recipe, models, pruned.result, losses, distilled.result.reasons, stages)?;
+    let html = output.join("report.html");
+    let page = page::render(&report, &html)?;
+    write_file(&output.join("report.json"), |out| serde_json::to_writer_pretty(out, &report).map_err(Into::into))?;
+    write_file(&html, |out| out.write_all(page.as_bytes()))?;
+    Ok(report)
+}
+
+impl Run<'_> {
+    /// `scores.csv`, `scores.svg`, `scores.json`.
+    fn score(&self, model_key: &str) -> Result<Stamp<()>> {
+        let settings = &self.recipe.score;
+        let key = key(settings, &[model_key, &file_key(&settings.data)?]);
+        stage(self.dev, self.output, "score", &key, || {
+            let model = Llama::load(&self.base)?;
+            let samples = CalibrationOptions { samples: settings.samples, sample_tokens: settings.sample_tokens };
+            let calibration = Calibration::read(&self.base, &settings.data, samples)?;
+            let options = ScoreOptions {
+                metric: settings.metric,
+                tokens: settings.tokens,
+                block_sizes: settings.block_size.clone(),
+                seed: self.recipe.seed,
+                ..ScoreOptions::default()
+            };
+            let scores = score(self.dev, &model, Some(&calibration), &options)?;
+            write_scores(&scores, &self.output.join("scores.csv"))
+        })
+    }
+
+    /// The cut model, in `cut/`; gives the blocks that were cut.
+    fn prune(&self, scores_key: &str) -> Result<Stamp<Vec<usize>>> {
+        let size = self.recipe.prune.block_size;
+        let key = key(&self.recipe.prune, &[scores_key]);
+        stage(self.dev, self.output, "prune", &key, || {
+            let layers = Config::load(&self.base)?.num_hidden_layers;
+            let plan = Plan::from_scores(&self.output.join("scores.csv"), size, layers)?;
+            let report = prune(&self.base, &plan, &self.output.join("cut"), true)?;
+            Ok(report.dropped)
+        })
+    }
+
+    /// The rewritten rows, in `distilled.jsonl`.
+    fn distil(&self, model_key: &str) -> Result<Stamp<Distilled>> {
+        let settings = &self.recipe.distill;
+        let template = Path::new(&settings.template);
+        let template_key = if template.is_file() { file_key(template)? } else { settings.template.clone() };
+        let inputs = [model_key, &file_key(&settings.data)?, &template_key, &self.recipe.seed.to_string()];
+        let key = key(settings, &inputs);
+        stage(self.dev, self.output, "distil", &key, || {
+            let output = self.output.join("distilled.jsonl");
+            let options = DistillOptions {
+                model: self.base.clone(),
+                data: settings.data.clone(),
+                template: settings.template.clone(),
+                output,
+                sampling: Sampling {
+                    temperature: settings.temperature,
+                    top_p: settings.top_p,
+                    top_k: 0,
+                    seed: self.recipe.seed,
+                },
+                max_tokens: settings.max_tokens,
+                limit: settings.limit,
+                id_field: None,
+                engine: EngineOptions {
+                    max_batch_size: settings.max_batch_size,
+                    label: "distil".into(),
+                    ..EngineOptions::default()
+                },
+                overwrite: self.stale("distil")?,
+            };
+            let DistillReport { reasons, .. } = distill(self.dev, &options)?;
+            let name = |reason| serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(str::to_string));
+            let reasons = reasons.into_iter().filter_map(|(reason, n)| Some((name(reason)?, n as u64))).collect();
+            Ok(Distilled { reasons })
+        })
+    }
+
+    /// Whether an earlier run of the stage was finished with other settings, so that what it left must be replaced.
+    fn stale(&self, name: &str) -> Result<bool> {
+        let path = self.output.join(format!("stage-{name}.json"));
+        path.try_exists().map_err(Error::io(&path, "look up"))
+    }
+
+    /// One student, merged into a model directory of its own name; the adapter stays in `NAME-adapter/`.
+    fn finetune(&self, name: &str, data: &Path, cut_key: &str, data_key: &str) -> Result<Stamp<LossCurve>> {
+        let settings = &self.recipe.finetune;
+        let limit = self.recipe.distill.limit.map(|n| n.to_string()).unwrap_or_default();
+        let key = key(settings, &[cut_key, data_key, &limit, &self.recipe.seed.to_string()]);
+        let stage_name = format!("finetune-{name}");
+        stage(self.dev, self.output, &stage_name, &key, || {
+            let cut = self.output.join("cut");
+            let target = self.output.join(name);
+            let trained = if settings.full { target.clone() } else { self.output.join(format!("{name}-adapter")) };
+            let options = FinetuneOptions {
+                overwrite: self.stale(&stage_name)?,
+                limit: self.recipe.distill.limit,
+                seed: self.recipe.seed,
+                ..finetune_options(settings, cut.clone(), data.to_path_buf(), trained.clone())
+            };
+            let report = finetune(self.dev, &options)?;
+            if !settings.full {
+                merge_adapter(self.dev, &cut, &trained, &target, true)?;
+            }
+            let points = report.losses.iter().enumerate().map(|(i, &loss)| (i as u64 + 1, loss)).collect();
+            Ok(LossCurve { name: format!("cut + {}", if name == "sft" { "SFT" } else { name }), points })
+        })
+    }
+
+    /// Everything that the report says of one model.
+    fn evaluate(&self, title: &str, name: &str, dir: &Path, model_key: &str) -> Result<Stamp<ModelRow>> {
+        let settings = &self.recipe.eval;
+        let mut inputs = vec![file_key(&settings.perplexity)?, model_key.to_string()];
+        for task in &settings.tasks {
+            inputs.push(file_key(task)?);
+            inputs.push(file_key(&Task::load(task)?.data)?);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        stage(self.dev, self.output, &format!("eval-{name}"), &key(settings, &inputs), || {
+            let subject = Subject::load(dir)?;
+            let text =
+                std::fs::read_to_string(&settings.perplexity).map_err(Error::io(&settings.perplexity, "read"))?;
+            let mut ids = subject.tokenizer.encode(&text, true)?;
+            ids.truncate(settings.limit_tokens.unwrap_or(usize::MAX));
+            let quality = perplexity(self.dev, &subject.model, &ids, settings.window)?;
+            let (mut distance, mut own) = (None, None);
+            if dir != self.base {
+                let base = Subject::load(&self.base)?;
+                distance = Some(divergence(self.dev, &base.model, &subject.model, &ids, settings.window)?);
+                own = own_text(self.dev, &base, &subject, &ids, OwnTextOptions::default())?;
+            }
+            let mut scores = Vec::new();
+            for path in &settings.tasks {
+                let options = TaskOptions {
+                    num_fewshot: Some(settings.num_fewshot).filter(|&n| n > 0),
+                    limit: settings.limit,
+                    apply_chat_template: false,
+                };
+                let result = tasks::run(self.dev, &subject, &Task::load(path)?, &options)?;
+                let metric = result.primary();
+                let (task, metric_name) = (result.name, result.metric);
+                scores.push(TaskScore { task, metric: metric_name, value: metric.value, stderr: metric.stderr });
+            }
+            let prefill = self.prefill_speed(&subject.model, dir)?;
+            let flops = Flops::new(&subject.model.config, settings.seq_len as u64);
+            Ok(ModelRow {
+                name: title.to_string(),
+                layers: flops.num_hidden_layers,
+                parameters: flops.parameters,
+                weight_bytes: prefill.1,
+                flops_params_2n: flops.params_2n as f64,
+                flops_matmul: flops.matmul as f64,
+                flops_total: flops.total(),
+                prefill_tokens_per_second: prefill.0,
+                perplexity: quality.perplexity,
+                kl: distance.map(|d| d.kl),
+                top1_agreement: distance.map(|d| d.top1_agreement),
+                base_text_nll: own.map(|o| o.nll),
+                tasks: scores,
+                recovery: None,
+            })
+        })
+    }
+
+    /// Tokens per second of reading a prompt (median of the runs), and bytes of the weights.
+    fn prefill_speed(&self, model: &Llama, dir: &Path) -> Result<(f64, u64)> {
+        let (n, repetitions) = PREFILL;
+        let options =
+            BenchOptions { n_prompt: vec![n], n_gen: vec![], batches: vec![1], repetitions, all_logits: false };
+        let row = Bench::new(self.dev, model, dir, &options)?.prefill(n)?;
+        let mut samples = row.samples_ts;
+        samples.sort_by(f64::total_cmp);
+        Ok((samples[samples.len() / 2], row.model_size))
+    }
+}
+
+/// The recipe's training settings as the fine-tuning stage takes them. Rows that are too long are dropped and counted.
+fn finetune_options(settings: &FinetuneSettings, model: PathBuf, data: PathBuf, output: PathBuf) -> FinetuneOptions {
+    let method = if settings.full {
+        Method::Full
+    } else {
+        Method::Lora(LoraConfig {
+            r: settings.lora_r,
+            lora_alpha: settings.lora_alpha,
+            lora_dropout: settings.lora_dropout,
+            target_modules: settings.lora_target_modules.clone(),
+            layers_to_transform: None,
+            use_rslora: false,
+        })
+    };
+    FinetuneOptions {
+        learning_rate: settings.learning_rate,
+        lr_scheduler_type: settings.lr_scheduler_type,
+        warmup_steps: settings.warmup_steps,
+        optimizer: OptimizerOptions {
+            weight_decay: settings.weight_decay,
+            max_grad_norm: settings.max_grad_norm,
+            ..OptimizerOptions::default()
+        },
+        max_steps: Some(settings.max_steps),
+        per_device_train_batch_size: settings.per_device_train_batch_size,
+        gradient_accumulation_steps: settings.gradient_accumulation_steps,
+        max_length: settings.max_length,
+        on_overflow: OnOverflow::Drop,
+        save_steps: Some(settings.save_steps),
+        save_total_limit: Some(1),
+        ..FinetuneOptions::new(model, data, output, method)
+    }
+}
+
+/// Processor and threads, for the report.
+pub(super) fn machine() -> String {
+    format!("{}, {} threads", peak::cpu_name(), rayon::current_num_threads())
+}
