@@ -146,7 +146,7 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
             target_tokens: step.target_tokens,
         };
         state.log_history.push(entry);
-        if entry.step % options.logging_steps == 0 {
+        if entry.step.is_multiple_of(options.logging_steps) {
             log.write(&entry)?;
         }
         state.seconds += start.elapsed().as_secs_f64();
@@ -158,7 +158,7 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
         progress.add(1);
         let stopped = interrupt::check();
         let last = state.global_step == prepared.total_steps;
-        let due = options.save_steps.is_some_and(|n| state.global_step % n == 0);
+        let due = options.save_steps.is_some_and(|n| state.global_step.is_multiple_of(n));
         if !last && (due || stopped.is_err()) {
             checkpoint::save(options, &mut trainer, &state)?;
         }
