@@ -261,7 +261,7 @@ fn bad_rows_and_settings_are_named() {
     assert!(message.contains("available") && code == 5, "{message}");
     let (message, code) = fails(&|o| o.learning_rate = f64::NAN);
     assert!(message.contains("--learning-rate") && code == 2, "{message}");
-    let (message, code) = fails(&|o| o.learning_rate = 1e30);
+    let (message, code) = fails(&|o| o.learning_rate = 1e39);
     assert!(message.contains("not finite") && code == 7, "{message}");
     std::fs::write(&rows, "{\"prompt\": \"t1 t2\", \"completion\": \"\"}\n").unwrap();
     let (message, _) = fails(&|_| ());

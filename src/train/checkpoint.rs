@@ -40,6 +40,7 @@ pub struct TrainerState {
 
 /// Writes `output/checkpoint-N` and removes the oldest ones over the limit.
 pub fn save(options: &FinetuneOptions, trainer: &mut Trainer, state: &TrainerState) -> Result<PathBuf> {
+    trainer.check_finite()?;
     let target = options.output.join(format!("{PREFIX}{}", state.global_step));
     let staged = StagedDir::create(&target, true)?;
     let dir = staged.path();

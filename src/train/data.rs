@@ -107,10 +107,12 @@ impl Encoder {
         })
     }
 
-    /// What follows the prompt: up to and with the last end-of-text id, which is added where there is none.
+    /// What follows the prompt: up to and with the last end-of-text id, which is added where there is none. Nothing stays
+    /// nothing.
     fn finish(&self, mut completion: Vec<u32>) -> Vec<u32> {
         match completion.iter().rposition(|id| self.eos.contains(id)) {
             Some(last) => completion.truncate(last + 1),
+            None if completion.is_empty() => {}
             None => completion.extend(self.eos.first()),
         }
         completion

@@ -146,7 +146,7 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
             target_tokens: step.target_tokens,
         };
         state.log_history.push(entry);
-        if entry.step % options.logging_steps == 0 {
+        if entry.step.is_multiple_of(options.logging_steps) {
             log.write(&entry)?;
         }
         state.seconds += start.elapsed().as_secs_f64();
@@ -158,7 +158,7 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
         progress.add(1);
         let stopped = interrupt::check();
         let last = state.global_step == prepared.total_steps;
-        let due = options.save_steps.is_some_and(|n| state.global_step % n == 0);
+        let due = options.save_steps.is_some_and(|n| state.global_step.is_multiple_of(n));
         if !last && (due || stopped.is_err()) {
             checkpoint::save(options, &mut trainer, &state)?;
         }
@@ -272,6 +272,7 @@ fn finish(
     state: &TrainerState,
 ) -> Result<FinetuneReport> {
     let output = &options.output;
+    trainer.check_finite()?;
     let staged = StagedDir::create(&output.join("final"), true)?;
     match &options.method {
         Method::Lora(config) => trainer.save_adapter(config, staged.path(), &options.model.to_string_lossy())?,
@@ -295,9 +296,21 @@ fn finish(
         settings: state.settings.clone(),
     };
     write_file(&output.join(MANIFEST), |out| Ok(serde_json::to_writer_pretty(out, &report)?))?;
-    let marker = output.join(MARKER);
-    fs::remove_file(&marker).map_err(Error::io(&marker, "remove"))?;
+    drop(staged);
+    remove_traces(output)?;
     Ok(report)
+}
+
+/// Removes the marker and the locks of checkpoints: the run is finished.
+fn remove_traces(output: &Path) -> Result<()> {
+    for entry in fs::read_dir(output).map_err(Error::io(output, "list"))? {
+        let path = entry.map_err(Error::io(output, "list"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name == MARKER || (name.starts_with('.') && name.ends_with(".lock")) {
+            fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        }
+    }
+    Ok(())
 }
 
 fn move_files(from: &Path, to: &Path) -> Result<()> {

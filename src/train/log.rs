@@ -39,7 +39,7 @@ impl Log {
     pub fn open(output: &Path, history: &[LogEntry], logging_steps: u64) -> Result<Log> {
         let path = output.join("log.jsonl");
         write_file(&path, |out| {
-            for entry in history.iter().filter(|e| e.step % logging_steps == 0) {
+            for entry in history.iter().filter(|e| e.step.is_multiple_of(logging_steps)) {
                 serde_json::to_writer(&mut *out, entry)?;
                 writeln!(out)?;
             }

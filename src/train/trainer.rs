@@ -6,6 +6,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::model::adapter::LoraConfig;
 use crate::model::lora::DropoutKey;
+use crate::model::safetensors::check::first_not_finite;
 use crate::model::{Activations, Adapter, Gradients, Llama, Recompute, Trainable};
 use crate::ops::adamw::{AdamW, adamw};
 use crate::ops::grad_norm::grad_norm;
@@ -225,6 +226,18 @@ impl Trainer {
         }
         self.steps += 1;
         Ok(StepReport { loss, grad_norm: norm, learning_rate, tokens, target_tokens: targets })
+    }
+
+    /// [`Error::NotFinite`] with the name of a trained parameter that is NaN or infinite: asked before anything is written.
+    pub fn check_finite(&mut self) -> Result<()> {
+        let steps = self.steps;
+        for (name, parameter) in self.parameters_mut()? {
+            if let Some((at, value)) = first_not_finite(parameter) {
+                let place = format!("{name}, element {at}, after step {steps}");
+                return Err(Error::NotFinite { place, value, instead: "lower --learning-rate".into() });
+            }
+        }
+        Ok(())
     }
 
     /// Writes the trained adapter in PEFT's format; only for [`Method::Lora`].
