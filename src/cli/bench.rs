@@ -48,7 +48,7 @@ enum Format {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let dir = source::resolve(&args.model)?;
-    let model = Llama::load(&dir)?;
+    let model = Llama::load_packed(&dir)?;
     let options = BenchOptions {
         n_prompt: args.n_prompt,
         n_gen: args.n_gen,

@@ -5,7 +5,6 @@ use crate::device::{DType, Device, Entry, Op, Tensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Batch, KvCache, Llama, Workspace};
-use crate::ops::matmul::{Store, matmul_nt};
 use crate::ops::paged_attention::PagedBatch;
 use crate::progress::Progress;
 use serde::Serialize;
@@ -190,7 +189,7 @@ impl<'a> Bench<'a> {
                 let hidden = &ws.hidden.f32()[start * config.hidden_size..(start + len) * config.hidden_size];
                 let hidden = Tensor::from_f32(hidden, &[len, config.hidden_size]);
                 logits.set_rows(len)?;
-                matmul_nt(self.dev, &mut logits, &hidden, self.model.head(), None, Store::Replace)?;
+                self.model.logits(self.dev, &mut logits, &hidden)?;
             }
             Ok(())
         })?;
@@ -227,7 +226,7 @@ impl<'a> Bench<'a> {
                     page_size: PAGE,
                 };
                 self.model.forward_paged(self.dev, &ids, &positions, &slots, &paged, &mut cache, &mut ws)?;
-                matmul_nt(self.dev, &mut logits, &ws.hidden, self.model.head(), None, Store::Replace)?;
+                self.model.logits(self.dev, &mut logits, &ws.hidden)?;
             }
             Ok(())
         })?;

@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
         }
         let targets: Vec<u32> = scored.iter().map(|&(_, target, _)| target).collect();
         let mut out = Tensor::zeros(&[scored.len()], DType::F32);
-        log_probs(self.dev, &mut out, &hidden, self.model.head(), &Tensor::from_u32(&targets))?;
+        log_probs(self.dev, &mut out, &hidden, self.model.head_weight(), &Tensor::from_u32(&targets))?;
         for (&log_prob, &(_, _, index)) in out.f32().iter().zip(&scored) {
             scores[index] += f64::from(log_prob);
         }

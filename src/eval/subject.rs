@@ -22,7 +22,7 @@ impl Subject {
     pub fn load(dir: &Path) -> Result<Subject> {
         Ok(Subject {
             dir: dir.to_path_buf(),
-            model: Llama::load(dir)?,
+            model: Llama::load_packed(dir)?,
             tokenizer: Tokenizer::load(dir)?,
             generation: GenerationConfig::load(dir)?,
             template: ChatTemplate::load(dir)?,

@@ -6,7 +6,6 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{GenerationConfig, KvCache, Llama, Tokenizer, Workspace};
-use crate::ops::matmul::{Store, matmul_nt};
 use crate::ops::paged_attention::PagedBatch;
 use crate::ops::sample::{Draw, Drawn, sample};
 use crate::progress::Progress;
@@ -272,7 +271,7 @@ impl Engine<'_> {
         for (to, &(_, from)) in self.gathered.f32_mut().chunks_exact_mut(width).zip(rows) {
             to.copy_from_slice(&self.workspace.hidden.f32()[from * width..(from + 1) * width]);
         }
-        matmul_nt(self.dev, &mut self.logits, &self.gathered, self.model.head(), None, Store::Replace)?;
+        self.model.logits(self.dev, &mut self.logits, &self.gathered)?;
         let draw = |&(i, _): &(usize, usize)| {
             let Sequence { request, ids, .. } = &self.running[i];
             Draw { sampling: request.sampling, request: request.id, position: ids.len() as u32 }

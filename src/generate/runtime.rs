@@ -25,7 +25,7 @@ impl Runtime {
     pub fn load(dir: &Path) -> Result<Runtime> {
         Ok(Runtime {
             dir: dir.to_path_buf(),
-            model: Llama::load(dir)?,
+            model: Llama::load_packed(dir)?,
             tokenizer: Tokenizer::load(dir)?,
             template: ChatTemplate::load(dir)?,
             generation: GenerationConfig::load(dir)?,

@@ -1,6 +1,7 @@
 //! Gradients, shaped like the model they belong to, and the list of parameters that training changes.
 
-use super::llama::{Linear, Llama};
+use super::linear::Linear;
+use super::llama::Llama;
 use super::lora::Projection;
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};

@@ -9,7 +9,8 @@
 //! hidden = norm(x);  logits = hidden · headᵀ
 //! ```
 
-use super::lora::{DropoutKey, Lora};
+use super::linear::Linear;
+use super::lora::Projection;
 use super::safetensors::WeightFiles;
 use super::{Batch, Config, KvCache};
 use crate::device::{DType, Device, Tensor};
@@ -17,7 +18,7 @@ use crate::error::Result;
 use crate::ops::attention::attention;
 use crate::ops::embedding::embedding;
 use crate::ops::log_probs::log_probs;
-use crate::ops::matmul::{Store, matmul_nt};
+use crate::ops::matmul::{PackedWeight, Store, Weight, matmul_weight};
 use crate::ops::paged_attention::{PagedBatch, kv_store, paged_attention};
 use crate::ops::rmsnorm::rmsnorm;
 use crate::ops::rope::rope;
@@ -25,37 +26,6 @@ use crate::ops::swiglu::swiglu;
 use crate::progress;
 use std::path::Path;
 use std::sync::Arc;
-
-/// A projection: `y = x · weightᵀ (+ bias) (+ adapter)`. Clones share the weights.
-#[derive(Clone)]
-pub struct Linear {
-    /// Float `[out_features, in_features]`.
-    pub weight: Arc<Tensor>,
-    /// Float `[out_features]`.
-    pub bias: Option<Arc<Tensor>>,
-    /// Low-rank adapter beside the weight.
-    pub lora: Option<Arc<Lora>>,
-}
-
-impl Linear {
-    /// `y (+)= x · weightᵀ (+ bias) (+ adapter without dropout)`.
-    pub fn forward(&self, dev: &Device, y: &mut Tensor, x: &Tensor, store: Store) -> Result<()> {
-        self.forward_dropout(dev, y, x, store, None)
-    }
-
-    /// [`Linear::forward`] with the adapter's dropout, for training.
-    pub fn forward_dropout(
-        &self,
-        dev: &Device,
-        y: &mut Tensor,
-        x: &Tensor,
-        store: Store,
-        key: Option<DropoutKey>,
-    ) -> Result<()> {
-        matmul_nt(dev, y, x, &self.weight, self.bias.as_deref(), store)?;
-        self.lora.as_ref().map_or(Ok(()), |lora| lora.forward(dev, y, x, key))
-    }
-}
 
 /// Weights of one decoder block. Clones share them.
 #[derive(Clone)]
@@ -93,6 +63,7 @@ pub struct Llama {
     pub norm: Arc<Tensor>,
     /// Output head: float `[vocab, hidden]`; `None` when it is the embedding table (see [`Llama::head`]).
     pub lm_head: Option<Arc<Tensor>>,
+    packed_head: Option<Arc<PackedWeight>>,
     /// Rotary frequencies: F32 `[head_dim / 2]`.
     pub inv_freq: Arc<Tensor>,
 }
@@ -109,7 +80,7 @@ impl Llama {
         let linear = |name: String, bias: bool| -> Result<Linear> {
             let weight = tensor(format!("{name}.weight"))?;
             let bias = if bias { Some(tensor(format!("{name}.bias"))?) } else { None };
-            Ok(Linear { weight, bias, lora: None })
+            Ok(Linear::new(weight, bias))
         };
         let blocks = (0..config.num_hidden_layers).map(|i| {
             let (layer, attention_bias, mlp_bias) =
@@ -135,9 +106,40 @@ impl Llama {
             blocks,
             norm: tensor("model.norm.weight".into())?,
             lm_head,
+            packed_head: None,
             inv_freq: Arc::new(Tensor::from_f32(&inv_freq, &[inv_freq.len()])),
             config,
         })
+    }
+
+    /// [`Llama::load`], then [`Llama::pack`].
+    pub fn load_packed(dir: &Path) -> Result<Llama> {
+        let mut model = Llama::load(dir)?;
+        model.pack()?;
+        Ok(model)
+    }
+
+    /// Packs every projection and the output head for inference: faster, above all with few rows, for one more copy of the
+    /// weights in memory (the mapped file's pages can be dropped by the system). Results stay the same to the bit. Training
+    /// changes weights, so it works on an unpacked model.
+    pub fn pack(&mut self) -> Result<()> {
+        for block in &mut self.blocks {
+            for projection in Projection::ALL {
+                block.projection_mut(projection).pack()?;
+            }
+        }
+        self.packed_head = Some(Arc::new(PackedWeight::new(self.head())?));
+        Ok(())
+    }
+
+    /// The output head as products take it: packed where [`Llama::pack`] made it so.
+    pub fn head_weight(&self) -> Weight<'_> {
+        self.packed_head.as_deref().map_or(Weight::Plain(self.head()), Weight::Packed)
+    }
+
+    /// `y = hidden · headᵀ`, F32 `[tokens, vocab]`.
+    pub fn logits(&self, dev: &Device, y: &mut Tensor, hidden: &Tensor) -> Result<()> {
+        matmul_weight(dev, y, hidden, self.head_weight(), None, Store::Replace)
     }
 
     /// The output head, float `[vocab, hidden]`.
@@ -149,7 +151,7 @@ impl Llama {
     pub fn next_token_log_probs(&self, dev: &Device, batch: &Batch, ws: &mut Workspace) -> Result<Vec<f32>> {
         self.forward(dev, batch, ws, &mut |_, _| Ok(()))?;
         let mut out = Tensor::zeros(&[batch.tokens()], DType::F32);
-        log_probs(dev, &mut out, &ws.hidden, self.head(), &batch.next_tokens())?;
+        log_probs(dev, &mut out, &ws.hidden, self.head_weight(), &batch.next_tokens())?;
         Ok(out.f32().to_vec())
     }
 

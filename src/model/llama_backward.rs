@@ -6,7 +6,8 @@
 use super::Batch;
 use super::activations::{Activations, Kept, Recompute};
 use super::gradients::{BlockGradients, Gradients, LinearGradients};
-use super::llama::{Block, Linear, Llama};
+use super::linear::Linear;
+use super::llama::{Block, Llama};
 use super::lora::{DropoutKey, Projection};
 use crate::device::{Device, Tensor};
 use crate::error::Result;

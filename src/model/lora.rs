@@ -1,7 +1,8 @@
 //! Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): `y += scale * (dropout(x) · Aᵀ) · Bᵀ` beside a frozen projection.
 
 use super::gradients::LoraGradients;
-use super::llama::{Block, Linear, Llama};
+use super::linear::Linear;
+use super::llama::{Block, Llama};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::dropout::dropout;

@@ -7,6 +7,7 @@
 //! | `mapped.rs` | mapped files, and what happens when one is cut short |
 //! | `json.rs` | JSON files read so that mistakes are named |
 //! | `weight_header.rs` | a weight file's header as raw bytes, for copying |
+//! | `linear.rs` | one projection: weight, bias, adapter |
 //! | `llama.rs` | weights by role, and the forward pass |
 //! | `llama_backward.rs` | the backward pass, its mirror, and what it keeps of the forward pass (`activations.rs`) |
 //! | `gradients.rs` | gradients, and the list of parameters that training changes |
@@ -30,6 +31,7 @@ pub mod gradients;
 pub mod inspect;
 pub(crate) mod json;
 pub mod kv_cache;
+pub mod linear;
 pub mod llama;
 pub mod llama_backward;
 pub mod lora;

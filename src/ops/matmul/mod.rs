@@ -110,6 +110,21 @@ pub fn matmul_packed(
     Ok(())
 }
 
+/// Forward with a weight of either form: [`matmul_nt`] or [`matmul_packed`], equal to the bit.
+pub fn matmul_weight(
+    dev: &Device,
+    y: &mut Tensor,
+    x: &Tensor,
+    w: Weight,
+    bias: Option<&Tensor>,
+    store: Store,
+) -> Result<()> {
+    match w {
+        Weight::Plain(w) => matmul_nt(dev, y, x, w, bias, store),
+        Weight::Packed(w) => matmul_packed(dev, y, x, w, bias, store),
+    }
+}
+
 /// A weight `[n, k]`, plain or packed; `From` both, so that an operation takes either.
 #[derive(Clone, Copy, Debug)]
 pub enum Weight<'a> {
