@@ -104,27 +104,27 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(
     unsafe {
         let mut sums = [[S::splat(0.0); C]; R];
         if add {
-            for i in 0..R {
-                for j in 0..C {
-                    sums[i][j] = S::load(c.add(i * c_row + j * LANES));
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (j, sum) in row.iter_mut().enumerate() {
+                    *sum = S::load(c.add(i * c_row + j * LANES));
                 }
             }
         }
         for p in 0..k {
             let mut columns = [S::splat(0.0); C];
-            for j in 0..C {
-                columns[j] = S::load(b.add(p * b_row + j * LANES));
+            for (j, column) in columns.iter_mut().enumerate() {
+                *column = S::load(b.add(p * b_row + j * LANES));
             }
-            for i in 0..R {
+            for (i, row) in sums.iter_mut().enumerate() {
                 let x = S::splat(*a.data.add(i * a.row + p * a.column));
-                for j in 0..C {
-                    sums[i][j] = S::fma(x, columns[j], sums[i][j]);
+                for (sum, column) in row.iter_mut().zip(columns) {
+                    *sum = S::fma(x, column, *sum);
                 }
             }
         }
-        for i in 0..R {
-            for j in 0..C {
-                S::store(c.add(i * c_row + j * LANES), sums[i][j]);
+        for (i, row) in sums.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                S::store(c.add(i * c_row + j * LANES), sum);
             }
         }
     }

@@ -84,8 +84,8 @@ impl Simd for Avx512 {
     unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_stride: usize) {
         unsafe {
             let mut r = [_mm512_setzero_ps(); 16];
-            for i in 0..16 {
-                r[i] = _mm512_loadu_ps(src.add(i * src_stride));
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm512_loadu_ps(src.add(i * src_stride));
             }
             // Pairs of rows, then pairs of pairs: afterwards u[4 b + c] holds, in its quarter k, column 4 k + c of rows 4 b .. 4 b + 4.
             let mut u = [_mm512_setzero_ps(); 16];
