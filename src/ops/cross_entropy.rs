@@ -2,7 +2,7 @@
 
 use super::log_probs::gather;
 use super::log_sum_exp::{LogSumExp, softmax};
-use super::matmul::{Store, matmul_nn, matmul_nt, matmul_tn};
+use super::matmul::{PIECE, Store, matmul_nn_in_pieces, matmul_nt, matmul_tn};
 use super::{check, check_weight};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
@@ -20,7 +20,7 @@ fn tokens_at_once(vocab: usize) -> usize {
 /// Bytes of scratch memory that [`linear_cross_entropy`] takes for a batch of `tokens`.
 pub fn plan_bytes(tokens: usize, hidden: usize, vocab: usize) -> usize {
     let chunk = tokens.min(tokens_at_once(vocab));
-    4 * (chunk * (vocab + 2 * hidden) + tokens * hidden)
+    4 * (chunk * (vocab + 2 * hidden + PIECE.min(vocab)) + tokens * hidden)
 }
 
 /// Loss and gradients of `logits = hidden · headᵀ` under cross-entropy.
@@ -85,7 +85,7 @@ pub fn linear_cross_entropy(
             losses.f32_mut()[t] = loss;
         }
         drop(span);
-        matmul_nn(dev, &mut dx, &logits, head, Store::Replace)?;
+        matmul_nn_in_pieces(dev, &mut dx, &logits, head)?;
         for (&(t, _), row) in scored.iter().zip(dx.f32().chunks_exact(width)) {
             d_hidden.f32_mut()[t * width..(t + 1) * width].copy_from_slice(row);
         }

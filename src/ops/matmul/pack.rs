@@ -122,8 +122,8 @@ impl Left<'_> {
 pub enum Right<'a> {
     /// Rows `first ..` of a tensor `[.., k]`: the operand is its transpose.
     Rows(&'a Tensor, usize),
-    /// A tensor `[k, n]`.
-    Columns(&'a Tensor),
+    /// Rows `first ..` of a tensor `[.., n]`: the operand itself.
+    Columns(&'a Tensor, usize),
 }
 
 impl Right<'_> {
@@ -137,9 +137,9 @@ impl Right<'_> {
             Right::Rows(t, offset) => {
                 Source::of(t, (offset + first) * k + from).transpose(dst, PANEL, k, columns, to - from);
             }
-            Right::Columns(t) => {
+            Right::Columns(t, offset) => {
                 for (p, dst) in (from..to).zip(dst.chunks_exact_mut(PANEL)) {
-                    read(t, p * n + first, &mut dst[..columns]);
+                    read(t, (offset + p) * n + first, &mut dst[..columns]);
                 }
             }
         }

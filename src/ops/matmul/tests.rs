@@ -91,7 +91,8 @@ fn all_paths_agree(case: Case) {
             expected[i * n + j] = value;
         }
     }
-    let rights = [Operand::Plain(Right::Rows(&w, 0)), Operand::Plain(Right::Columns(&wt)), Operand::Packed(&packed, 0)];
+    let rights =
+        [Operand::Plain(Right::Rows(&w, 0)), Operand::Plain(Right::Columns(&wt, 0)), Operand::Packed(&packed, 0)];
     for isa in Isa::available() {
         for left in [Left::Rows(x.f32()), Left::Columns(xt.f32())] {
             for (r, right) in rights.into_iter().enumerate() {
