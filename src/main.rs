@@ -6,6 +6,9 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // `ratoon inspect DIR | head` ends quietly, as other programs do, instead of failing on a closed pipe.
+    // SAFETY: called before any thread is started; the default action needs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let cli = cli::Cli::parse();
     let handlers = ratoon::interrupt::install().and_then(|()| ratoon::model::mapped::install_fault_handler());
     if let Err(e) = handlers {
