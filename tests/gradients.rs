@@ -88,7 +88,7 @@ fn tiny_models_give_pytorch_losses_and_gradient_norms() {
 /// Targets of the reference adapter: labels before `prompt` are masked.
 fn masked(batch: &Batch, prompt: usize) -> (Tensor, usize) {
     let mut targets = batch.next_tokens();
-    for start in batch.cu_seqlens.u32()[..batch.cu_seqlens.rows() - 1].to_vec() {
+    for start in batch.cu_seqlens.u32()[..batch.cu_seqlens.rows() - 1].iter().copied() {
         targets.u32_mut()[start as usize..start as usize + prompt - 1].fill(ratoon::ops::log_probs::IGNORE);
     }
     let n = targets.u32().iter().filter(|&&t| t != ratoon::ops::log_probs::IGNORE).count();

@@ -14,6 +14,9 @@ const PALETTE: [RGBColor; 4] =
 
 const FONT: (&str, i32) = ("sans-serif", 15);
 
+/// A chart on an SVG drawing.
+type Chart<'a, X, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>;
+
 type DrawResult<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Runs a drawing into SVG text. Drawing into memory fails only on an empty axis range, which the callers exclude.
@@ -46,7 +49,7 @@ fn axes<'a, X, Y>(
     x: X,
     y: Y,
     (x_label, y_label): (&str, &str),
-) -> DrawResult<ChartContext<'a, SVGBackend<'a>, Cartesian2d<X::CoordDescType, Y::CoordDescType>>>
+) -> DrawResult<Chart<'a, X::CoordDescType, Y::CoordDescType>>
 where
     X: AsRangedCoord,
     Y: AsRangedCoord,
@@ -72,7 +75,7 @@ where
 }
 
 fn legend<'a, X: plotters::coord::ranged1d::Ranged, Y: plotters::coord::ranged1d::Ranged>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    chart: &mut Chart<'a, X, Y>,
     position: SeriesLabelPosition,
 ) -> DrawResult<()> {
     chart

@@ -162,7 +162,8 @@ fn llama3_scaling(divisors: &[f32], theta: f64) -> Option<serde_json::Value> {
             1.0 / ((1.0 - ramp) / factor + ramp)
         };
         // The writer computed in float32: a few units in the last place of the wavelength, amplified on the ramp.
-        if !((f64::from(divisor) - expected).abs() <= 1e-4 * expected) {
+        let off = (f64::from(divisor) - expected).abs();
+        if off.is_nan() || off > 1e-4 * expected {
             return None;
         }
     }
