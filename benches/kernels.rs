@@ -6,10 +6,16 @@
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput};
-use ratoon::device::{DType, Device, Tensor};
+use ratoon::device::{DType, Device, Op, Tensor};
+use ratoon::ops::adamw::{AdamW, adamw};
+use ratoon::ops::attention::{Heads, attention};
+use ratoon::ops::attention_backward::attention_backward;
 use ratoon::ops::cross_entropy::linear_cross_entropy;
 use ratoon::ops::log_probs::log_probs;
 use ratoon::ops::matmul::{PackedWeight, Store, matmul_nn, matmul_nt, matmul_packed, matmul_tn};
+use ratoon::ops::rmsnorm::{rmsnorm, rmsnorm_backward};
+use ratoon::ops::rope::rope;
+use ratoon::ops::swiglu::{swiglu, swiglu_backward};
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::Duration;
@@ -162,6 +168,86 @@ fn heads<M: Measurement>(c: &mut Criterion<M>) {
     });
 }
 
+/// Attention of SmolLM2-135M, in FLOP/s by the ledger's count (causal pairs only).
+fn attentions<M: Measurement>(c: &mut Criterion<M>) {
+    let heads = Heads { n_heads: 9, n_kv_heads: 3, head_dim: 64 };
+    let mut group = c.benchmark_group("attention");
+    for (sequences, length) in [(1, 512), (4, 512), (1, 2048)] {
+        let tokens = sequences * length;
+        let offsets: Vec<u32> = (0..=sequences).map(|s| (s * length) as u32).collect();
+        let cu_seqlens = Tensor::from_u32(&offsets);
+        let [q, dy] = [(); 2].map(|()| tensor(&[tokens, 576], DType::F32));
+        let [k, v] = [(); 2].map(|()| tensor(&[tokens, 192], DType::F32));
+        let [mut y, mut dq] = [(); 2].map(|()| Tensor::zeros(&[tokens, 576], DType::F32));
+        let [mut dk, mut dv] = [(); 2].map(|()| Tensor::zeros(&[tokens, 192], DType::F32));
+        let mut lse = Tensor::zeros(&[tokens, 9], DType::F32);
+        let dev = Device::cpu();
+        let name = format!("{sequences}x{length}");
+        let flops = ratoon::ops::attention::cost(&offsets, heads).flops;
+        group.throughput(Throughput::Elements(flops));
+        group.bench_function(format!("forward/{name}"), |b| {
+            b.iter(|| attention(&dev, &mut y, &mut lse, &q, &k, &v, &cu_seqlens, heads).unwrap());
+        });
+        group.throughput(Throughput::Elements(flops / 2 * 5));
+        group.bench_function(format!("backward/{name}"), |b| {
+            b.iter(|| {
+                let (grads, saved) = ((&mut dq, &mut dk, &mut dv), (&q, &k, &v));
+                attention_backward(
+                    &dev,
+                    grads.0,
+                    grads.1,
+                    grads.2,
+                    &dy,
+                    &y,
+                    saved.0,
+                    saved.1,
+                    saved.2,
+                    &lse,
+                    &cu_seqlens,
+                    heads,
+                )
+                .unwrap()
+            });
+        });
+    }
+}
+
+/// Operations bound by memory, in bytes/s by the ledger's count (each operand once).
+fn rows<M: Measurement>(c: &mut Criterion<M>) {
+    let dev = Device::cpu();
+    let mut group = c.benchmark_group("rows");
+    let mut measure = |name: &str, op: Op, call: &mut dyn FnMut()| {
+        let before = dev.ledger().entry(op);
+        call();
+        group.throughput(Throughput::Bytes((dev.ledger().entry(op) - before).bytes));
+        group.bench_function(name, |b| b.iter(&mut *call));
+    };
+    let tokens = 2048;
+    let wide = || tensor(&[tokens, 1536], DType::F32);
+    let (gate, up, mut activated, mut d_gate, mut d_up) = (wide(), wide(), wide(), wide(), wide());
+    measure("swiglu/2048", Op::SwiGlu, &mut || swiglu(&dev, &mut activated, &gate, &up).unwrap());
+    measure("swiglu_backward/2048", Op::SwiGluBackward, &mut || {
+        swiglu_backward(&dev, &mut d_gate, &mut d_up, &activated, &gate, &up).unwrap()
+    });
+    let narrow = || tensor(&[tokens, 576], DType::F32);
+    let (x, mut y, mut dx, w) = (narrow(), narrow(), narrow(), tensor(&[576], DType::BF16));
+    let mut dw = Tensor::zeros(&[576], DType::F32);
+    measure("rmsnorm/2048", Op::RmsNorm, &mut || rmsnorm(&dev, &mut y, &x, &w, 1e-5).unwrap());
+    measure("rmsnorm_backward/2048", Op::RmsNormBackward, &mut || {
+        rmsnorm_backward(&dev, &mut dx, Some(&mut dw), &y, &x, &w, 1e-5, Store::Replace).unwrap()
+    });
+    let positions = Tensor::from_u32(&(0..tokens as u32).collect::<Vec<_>>());
+    let inv_freq: Vec<f32> = (0..32).map(|i| 1e5f32.powf(-(i as f32) / 32.0)).collect();
+    let inv_freq = Tensor::from_f32(&inv_freq, &[32]);
+    measure("rope/2048", Op::Rope, &mut || rope(&dev, &mut dx, &positions, &inv_freq).unwrap());
+    let n = 1 << 24;
+    let [mut p, g] = [(); 2].map(|()| tensor(&[n], DType::F32));
+    let [mut m, mut v] = [(); 2].map(|()| Tensor::zeros(&[n], DType::F32));
+    let settings =
+        AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 3, grad_scale: 1.0 };
+    measure("adamw/16M", Op::AdamW, &mut || adamw(&dev, &mut p, &mut m, &mut v, &g, settings).unwrap());
+}
+
 /// CPU time of the process: what the work costs on a machine that others use too.
 struct CpuTime;
 
@@ -212,6 +298,8 @@ fn run<M: Measurement>(clock: M) {
     floor_read(&mut c);
     matmuls(&mut c);
     heads(&mut c);
+    attentions(&mut c);
+    rows(&mut c);
     c.final_summary();
 }
 
