@@ -104,7 +104,8 @@ fn accumulation_gives_what_one_large_batch_gives() {
         (report, trainer.gradients().iter().map(|g| g.f32().to_vec()).collect::<Vec<_>>())
     };
     let all: Vec<&Sequence> = sequences.iter().collect();
-    let ((one, a), (four, b)) = (of(&[all.clone()]), of(&all.chunks(1).map(<[_]>::to_vec).collect::<Vec<_>>()));
+    let ((one, a), (four, b)) =
+        (of(std::slice::from_ref(&all)), of(&all.chunks(1).map(<[_]>::to_vec).collect::<Vec<_>>()));
     assert_eq!(one.target_tokens, four.target_tokens);
     assert!((one.loss - four.loss).abs() < 1e-12);
     for (a, b) in a.iter().zip(&b) {
