@@ -13,6 +13,7 @@ use crate::eval::tasks::{self, Task, TaskOptions};
 use crate::eval::{OwnTextOptions, Subject, divergence, own_text, perplexity};
 use crate::generate::{EngineOptions, Sampling};
 use crate::model::adapter::LoraConfig;
+use crate::model::safetensors::WeightFiles;
 use crate::model::{Config, Llama, source};
 use crate::output::{OutputLock, write_file};
 use crate::progress;
@@ -23,8 +24,8 @@ use crate::train::{FinetuneOptions, Method, OnOverflow, OptimizerOptions, finetu
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Prompt length at which each model's prefill speed is measured, and how often.
-const PREFILL: (usize, usize) = (512, 3);
+/// Prompt length at which the prefill speeds of base and cut are measured, and how often each, in turn.
+const PREFILL: (usize, usize) = (512, 5);
 
 /// What the distil stage leaves for the report.
 #[derive(Serialize, Deserialize)]
@@ -67,6 +68,7 @@ pub fn run(dev: &Device, recipe: &Recipe) -> Result<Report> {
         run.evaluate("cut + SFT", "sft", &output.join("sft"), &sft.key)?,
         run.evaluate("cut + self-distilled", "self-distilled", &output.join("self-distilled"), &self_distilled.key)?,
     ];
+    let speeds = run.speeds(&pruned.key)?;
     let mut stages = vec![(scored.row, scored.operations), (pruned.row, pruned.operations)];
     stages.push((distilled.row, distilled.operations));
     let mut losses = Vec::new();
@@ -79,6 +81,10 @@ pub fn run(dev: &Device, recipe: &Recipe) -> Result<Report> {
         models.push(stamp.result);
         stages.push((stamp.row, stamp.operations));
     }
+    for (model, speed) in models.iter_mut().zip(speeds.result) {
+        model.prefill_tokens_per_second = Some(speed);
+    }
+    stages.push((speeds.row, speeds.operations));
     let report = summary::report(recipe, models, pruned.result, losses, distilled.result.reasons, stages)?;
     let html = output.join("report.html");
     let page = page::render(&report, &html)?;
@@ -152,7 +158,11 @@ impl Run<'_> {
             };
             let DistillReport { reasons, .. } = distill(self.dev, &options)?;
             let name = |reason| serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(str::to_string));
-            let reasons = reasons.into_iter().filter_map(|(reason, n)| Some((name(reason)?, n as u64))).collect();
+            let reasons = reasons
+                .into_iter()
+                .filter(|&(_, n)| n > 0)
+                .filter_map(|(reason, n)| Some((name(reason)?, n as u64)))
+                .collect();
             Ok(Distilled { reasons })
         })
     }
@@ -222,17 +232,16 @@ impl Run<'_> {
                 let (task, metric_name) = (result.name, result.metric);
                 scores.push(TaskScore { task, metric: metric_name, value: metric.value, stderr: metric.stderr });
             }
-            let prefill = self.prefill_speed(&subject.model, dir)?;
             let flops = Flops::new(&subject.model.config, settings.seq_len as u64);
             Ok(ModelRow {
                 name: title.to_string(),
                 layers: flops.num_hidden_layers,
                 parameters: flops.parameters,
-                weight_bytes: prefill.1,
+                weight_bytes: WeightFiles::open(dir)?.total_bytes() as u64,
                 flops_params_2n: flops.params_2n as f64,
                 flops_matmul: flops.matmul as f64,
                 flops_total: flops.total(),
-                prefill_tokens_per_second: prefill.0,
+                prefill_tokens_per_second: None,
                 perplexity: quality.perplexity,
                 kl: distance.map(|d| d.kl),
                 top1_agreement: distance.map(|d| d.top1_agreement),
@@ -243,15 +252,31 @@ impl Run<'_> {
         })
     }
 
-    /// Tokens per second of reading a prompt (median of the runs), and bytes of the weights.
-    fn prefill_speed(&self, model: &Llama, dir: &Path) -> Result<(f64, u64)> {
-        let (n, repetitions) = PREFILL;
-        let options =
-            BenchOptions { n_prompt: vec![n], n_gen: vec![], batches: vec![1], repetitions, all_logits: false };
-        let row = Bench::new(self.dev, model, dir, &options)?.prefill(n)?;
-        let mut samples = row.samples_ts;
-        samples.sort_by(f64::total_cmp);
-        Ok((samples[samples.len() / 2], row.model_size))
+    /// Tokens per second of reading a prompt: medians of the base and of the cut model, measured in turn in one go, because a
+    /// machine's speed drifts. The students have the cut model's shape and so its speed.
+    fn speeds(&self, cut_key: &str) -> Result<Stamp<[f64; 2]>> {
+        stage(self.dev, self.output, "bench", &key(&PREFILL, &[cut_key]), || {
+            let (n, rounds) = PREFILL;
+            let options =
+                BenchOptions { n_prompt: vec![n], n_gen: vec![], batches: vec![1], repetitions: 1, all_logits: false };
+            let dirs = [self.base.clone(), self.output.join("cut")];
+            let models = [Llama::load(&dirs[0])?, Llama::load(&dirs[1])?];
+            let benches = [
+                Bench::new(self.dev, &models[0], &dirs[0], &options)?,
+                Bench::new(self.dev, &models[1], &dirs[1], &options)?,
+            ];
+            let mut samples = [Vec::new(), Vec::new()];
+            for _ in 0..rounds {
+                for (bench, samples) in benches.iter().zip(&mut samples) {
+                    crate::interrupt::check()?;
+                    samples.push(bench.prefill(n)?.avg_ts);
+                }
+            }
+            Ok(samples.map(|mut samples| {
+                samples.sort_by(f64::total_cmp);
+                samples[samples.len() / 2]
+            }))
+        })
     }
 }
 

@@ -124,11 +124,15 @@ pub fn quality(models: &[ModelRow]) -> String {
     })
 }
 
-/// Roofline (Williams et al. 2009): FLOP/s of each operation over its FLOPs per byte, under the device's measured limits.
+/// Operations that the roofline names; more labels would cover each other.
+const ROOFLINE_OPERATIONS: usize = 6;
+
+/// Roofline (Williams et al. 2009): FLOP/s of the first operations over their FLOPs per byte, under the device's measured limits.
 pub fn roofline(operations: &[OperationRow], peak_flops: f64, peak_bandwidth: f64) -> String {
     let points: Vec<(f64, f64, &str)> = operations
         .iter()
         .filter(|op| op.flops > 0 && op.bytes > 0 && op.seconds > 0.0)
+        .take(ROOFLINE_OPERATIONS)
         .map(|op| (op.flops as f64 / op.bytes as f64, op.flops as f64 / op.seconds / 1e9, op.name.as_str()))
         .collect();
     let peak = peak_flops / 1e9;

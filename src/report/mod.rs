@@ -62,8 +62,8 @@ pub struct ModelRow {
     pub flops_matmul: f64,
     /// FLOPs per token with attention at [`Report::seq_len`].
     pub flops_total: f64,
-    /// Measured prefill speed in tokens per second.
-    pub prefill_tokens_per_second: f64,
+    /// Measured prefill speed in tokens per second; the students have the speed of the cut model.
+    pub prefill_tokens_per_second: Option<f64>,
     /// Held-out perplexity.
     pub perplexity: f64,
     /// Mean KL(base || model) per token on the held-out text, in nats.
