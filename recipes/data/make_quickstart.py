@@ -41,6 +41,7 @@ def word_problems(size, seed, prefix):
 
 
 def reading(size, seed):
+    # Item i is made from seed + i alone: two sets are disjoint only when their seeds lie further apart than their sizes.
     return list(problems("needle_haystack", size, seed, min_num_statements=5, max_num_statements=8))
 
 
@@ -85,7 +86,7 @@ def continuation_task(names, size, seed):
 
 out.mkdir(exist_ok=True)
 write_lines("train.jsonl", train_rows())
-write_lines("reading.jsonl", reading_task(60, 21))
+write_lines("reading.jsonl", reading_task(60, 1021))
 write_lines("continuation.jsonl", continuation_task(["1998_william_j_clinton_d", "2006_george_w_bush_r"], 60, 22))
 write_lines("word_problems.jsonl", word_problems(40, 23, "held-out"))
 (out / "calibration.txt").write_text(speech("2010_barack_obama_d") + "\n", encoding="utf-8")

@@ -2,15 +2,16 @@
 //! that it is done.
 
 use super::settings::{FinetuneSettings, Recipe};
-use super::stamp::{Stamp, file_key, key, stage};
+use super::stamp::{Stage, Stamp, file_key, key, run_stage};
 use super::summary;
 use crate::device::{Device, peak};
 use crate::distill::{DistillOptions, DistillReport, distill};
 use crate::error::{Error, Result};
 use crate::eval::bench::{Bench, BenchOptions};
 use crate::eval::flops::Flops;
-use crate::eval::tasks::{self, Task, TaskOptions};
+use crate::eval::tasks::{self, Items, Task, TaskOptions};
 use crate::eval::{OwnTextOptions, Subject, divergence, own_text, perplexity};
+use crate::generate::provenance::model_fingerprint;
 use crate::generate::{EngineOptions, Sampling};
 use crate::model::adapter::LoraConfig;
 use crate::model::safetensors::WeightFiles;
@@ -47,7 +48,8 @@ pub fn run(dev: &Device, recipe: &Recipe) -> Result<Report> {
     let _lock = OutputLock::acquire(output)?;
     std::fs::create_dir_all(output).map_err(Error::io(output, "create"))?;
     let run = Run { dev, recipe, output, base: source::resolve(&recipe.model)? };
-    let model_key = file_key(&run.base.join("config.json"))?;
+    run.check()?;
+    let model_key = model_fingerprint(&run.base)?.to_string();
 
     progress::line("1/6 score: which blocks change the residual stream least");
     let scored = run.score(&model_key)?;
@@ -94,11 +96,22 @@ pub fn run(dev: &Device, recipe: &Recipe) -> Result<Report> {
 }
 
 impl Run<'_> {
+    /// Finds what is wrong with the late stages' settings before the early stages take their time.
+    fn check(&self) -> Result<()> {
+        let nowhere = PathBuf::new();
+        finetune_options(&self.recipe.finetune, nowhere.clone(), nowhere.clone(), nowhere).check()?;
+        for path in &self.recipe.eval.tasks {
+            Items::load(&Task::load(path)?, self.recipe.eval.num_fewshot, self.recipe.eval.limit)?;
+        }
+        Ok(())
+    }
+
     /// `scores.csv`, `scores.svg`, `scores.json`.
     fn score(&self, model_key: &str) -> Result<Stamp<()>> {
         let settings = &self.recipe.score;
-        let key = key(settings, &[model_key, &file_key(&settings.data)?]);
-        stage(self.dev, self.output, "score", &key, || {
+        let key = key(settings, &[model_key, &file_key(&settings.data)?, &self.recipe.seed.to_string()]);
+        let stage = Stage { name: "score", makes: &["scores.csv", "scores.svg"], leaves: &["scores.json"] };
+        run_stage(self.dev, self.output, stage, &key, || {
             let model = Llama::load(&self.base)?;
             let samples = CalibrationOptions { samples: settings.samples, sample_tokens: settings.sample_tokens };
             let calibration = Calibration::read(&self.base, &settings.data, samples)?;
@@ -118,7 +131,8 @@ impl Run<'_> {
     fn prune(&self, scores_key: &str) -> Result<Stamp<Vec<usize>>> {
         let size = self.recipe.prune.block_size;
         let key = key(&self.recipe.prune, &[scores_key]);
-        stage(self.dev, self.output, "prune", &key, || {
+        let stage = Stage { name: "prune", makes: &["cut"], leaves: &[] };
+        run_stage(self.dev, self.output, stage, &key, || {
             let layers = Config::load(&self.base)?.num_hidden_layers;
             let plan = Plan::from_scores(&self.output.join("scores.csv"), size, layers)?;
             let report = prune(&self.base, &plan, &self.output.join("cut"), true)?;
@@ -133,7 +147,10 @@ impl Run<'_> {
         let template_key = if template.is_file() { file_key(template)? } else { settings.template.clone() };
         let inputs = [model_key, &file_key(&settings.data)?, &template_key, &self.recipe.seed.to_string()];
         let key = key(settings, &inputs);
-        stage(self.dev, self.output, "distil", &key, || {
+        let leaves =
+            ["distilled.jsonl.manifest.json", ".distilled.jsonl.unfinished", ".distilled.jsonl.unfinished.json"];
+        let stage = Stage { name: "distil", makes: &["distilled.jsonl"], leaves: &leaves };
+        run_stage(self.dev, self.output, stage, &key, || {
             let output = self.output.join("distilled.jsonl");
             let options = DistillOptions {
                 model: self.base.clone(),
@@ -154,7 +171,7 @@ impl Run<'_> {
                     label: "distil".into(),
                     ..EngineOptions::default()
                 },
-                overwrite: self.stale("distil")?,
+                overwrite: false,
             };
             let DistillReport { reasons, .. } = distill(self.dev, &options)?;
             let name = |reason| serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(str::to_string));
@@ -167,24 +184,19 @@ impl Run<'_> {
         })
     }
 
-    /// Whether an earlier run of the stage was finished with other settings, so that what it left must be replaced.
-    fn stale(&self, name: &str) -> Result<bool> {
-        let path = self.output.join(format!("stage-{name}.json"));
-        path.try_exists().map_err(Error::io(&path, "look up"))
-    }
-
     /// One student, merged into a model directory of its own name; the adapter stays in `NAME-adapter/`.
     fn finetune(&self, name: &str, data: &Path, cut_key: &str, data_key: &str) -> Result<Stamp<LossCurve>> {
         let settings = &self.recipe.finetune;
         let limit = self.recipe.distill.limit.map(|n| n.to_string()).unwrap_or_default();
         let key = key(settings, &[cut_key, data_key, &limit, &self.recipe.seed.to_string()]);
         let stage_name = format!("finetune-{name}");
-        stage(self.dev, self.output, &stage_name, &key, || {
+        let adapter = format!("{name}-adapter");
+        let stage = Stage { name: &stage_name, makes: &[name], leaves: &[&adapter] };
+        run_stage(self.dev, self.output, stage, &key, || {
             let cut = self.output.join("cut");
             let target = self.output.join(name);
-            let trained = if settings.full { target.clone() } else { self.output.join(format!("{name}-adapter")) };
+            let trained = if settings.full { target.clone() } else { self.output.join(&adapter) };
             let options = FinetuneOptions {
-                overwrite: self.stale(&stage_name)?,
                 limit: self.recipe.distill.limit,
                 seed: self.recipe.seed,
                 ..finetune_options(settings, cut.clone(), data.to_path_buf(), trained.clone())
@@ -207,7 +219,8 @@ impl Run<'_> {
             inputs.push(file_key(&Task::load(task)?.data)?);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        stage(self.dev, self.output, &format!("eval-{name}"), &key(settings, &inputs), || {
+        let stage = Stage { name: &format!("eval-{name}"), makes: &[], leaves: &[] };
+        run_stage(self.dev, self.output, stage, &key(settings, &inputs), || {
             let subject = Subject::load(dir)?;
             let text =
                 std::fs::read_to_string(&settings.perplexity).map_err(Error::io(&settings.perplexity, "read"))?;

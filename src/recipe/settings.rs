@@ -243,11 +243,15 @@ impl Recipe {
             return Err(Error::format(path, "[prune] block-size", "one of the sizes that are scored", found));
         }
         let folder = crate::output::parent(path);
-        let data = [&mut recipe.score.data, &mut recipe.distill.data, &mut recipe.eval.perplexity];
-        for file in data.into_iter().chain(&mut recipe.eval.tasks) {
+        let data = [
+            ("[score] data", &mut recipe.score.data),
+            ("[distill] data", &mut recipe.distill.data),
+            ("[eval] perplexity", &mut recipe.eval.perplexity),
+        ];
+        for (key, file) in data.into_iter().chain(recipe.eval.tasks.iter_mut().map(|file| ("[eval] tasks", file))) {
             *file = folder.join(&*file);
             if !file.is_file() {
-                return Err(Error::format(path, "data", "a file that exists", file.display().to_string()));
+                return Err(Error::format(path, key, "a file that exists", file.display().to_string()));
             }
         }
         let template = folder.join(&recipe.distill.template);

@@ -1,5 +1,6 @@
 //! What a finished stage leaves behind: a file with the key of its settings and inputs, and its results.
 //!
+//! While the stage runs, the file holds that key alone: what stands in the output then belongs to it and is gone on with.
 //! A stage whose stamp carries the key that it would be run with is not run again. The key covers the stage's own settings
 //! and the keys of the stages that it reads, so a changed setting redoes that stage and everything after it.
 
@@ -8,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::output::write_file;
 use crate::report::{OperationRow, StageRow};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::Instant;
@@ -42,21 +44,85 @@ pub fn file_key(path: &Path) -> Result<String> {
     Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Runs a stage, or returns what it left behind when it is done already.
-pub fn stage<T: Serialize + DeserializeOwned>(
+/// A stage by name, and the files and directories in the run's output that belong to it.
+pub struct Stage<'a> {
+    /// Name in the stamp's file name and in the report.
+    pub name: &'a str,
+    /// What is there when the stage is done.
+    pub makes: &'a [&'a str],
+    /// What may be there besides.
+    pub leaves: &'a [&'a str],
+}
+
+impl Stage<'_> {
+    /// What the stamp says: done with this key, begun with this key, or something to start anew.
+    fn read<T: DeserializeOwned>(&self, output: &Path, path: &Path, key: &str) -> Result<Progressed<T>> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Nothing says that these are this run's to replace.
+                return match self.makes.iter().chain(self.leaves).find(|name| output.join(name).exists()) {
+                    None => Ok(Progressed::Nothing),
+                    Some(name) => Err(Error::usage(
+                        format!("output {}", output.join(name).display()),
+                        "a path that does not exist yet (choose another output or remove it)",
+                        "one that is not of this run",
+                    )),
+                };
+            }
+            Err(e) => return Err(Error::io(path, "read")(e)),
+        };
+        let stamp: Value = serde_json::from_slice(&text).unwrap_or_default();
+        if stamp["begun"] == key {
+            return Ok(Progressed::Begun);
+        }
+        if stamp["key"] == key && self.makes.iter().all(|name| output.join(name).exists()) {
+            // A stamp of another version of the program is no stamp.
+            return Ok(serde_json::from_value(stamp).map_or(Progressed::Nothing, Progressed::Done));
+        }
+        Ok(Progressed::Nothing)
+    }
+
+    /// Removes what a run with other settings left, then marks the stage as begun with `key`: in this order, so that whatever
+    /// stands beside the mark belongs to it, at whatever moment the process is killed.
+    fn begin(&self, output: &Path, path: &Path, key: &str) -> Result<()> {
+        for name in self.makes.iter().chain(self.leaves) {
+            let old = output.join(name);
+            let removed = if old.is_dir() { std::fs::remove_dir_all(&old) } else { std::fs::remove_file(&old) };
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&old, "remove")(e)),
+                _ => {}
+            }
+        }
+        write_file(path, |out| serde_json::to_writer_pretty(out, &json!({ "begun": key })).map_err(Into::into))
+    }
+}
+
+/// How far a stage has come.
+enum Progressed<T> {
+    Done(Stamp<T>),
+    Begun,
+    Nothing,
+}
+
+/// Runs a stage, goes on with it, or returns what it left behind when it is done already. `work` finds either nothing of an
+/// earlier run or what was begun with the same key.
+pub fn run_stage<T: Serialize + DeserializeOwned>(
     dev: &Device,
     output: &Path,
-    name: &str,
+    stage: Stage,
     key: &str,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<Stamp<T>> {
+    let name = stage.name;
     let path = output.join(format!("stage-{name}.json"));
-    if let Ok(text) = std::fs::read(&path)
-        && let Ok(stamp) = serde_json::from_slice::<Stamp<T>>(&text)
-        && stamp.key == key
-    {
-        crate::progress::line(&format!("{name}: done already"));
-        return Ok(stamp);
+    match stage.read(output, &path, key)? {
+        Progressed::Done(stamp) => {
+            crate::progress::line(&format!("{name}: done already"));
+            return Ok(stamp);
+        }
+        Progressed::Begun => {}
+        Progressed::Nothing => stage.begin(output, &path, key)?,
     }
     crate::interrupt::check()?;
     let (before, tokens, start) = (dev.ledger().snapshot(), dev.ledger().tokens(), Instant::now());

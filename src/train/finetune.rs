@@ -187,11 +187,22 @@ fn settings(options: &FinetuneOptions, sequences: &[Sequence]) -> Result<Map<Str
     Ok(settings)
 }
 
+/// Whether there is more than the hidden files of a run that was killed at its very start.
+fn holds_files(dir: &Path) -> Result<bool> {
+    for entry in fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
+        let entry = entry.map_err(Error::io(dir, "list"))?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Makes the output directory ready. Returns the report of a run that was finished before with the same settings.
 fn start_output(options: &FinetuneOptions, settings: &Map<String, Value>) -> Result<Option<FinetuneReport>> {
     let output = &options.output;
     let (manifest, marker) = (output.join(MANIFEST), output.join(MARKER));
-    let occupied = output.exists() && fs::read_dir(output).map_err(Error::io(output, "list"))?.next().is_some();
+    let occupied = output.exists() && holds_files(output)?;
     if occupied && options.overwrite {
         if !manifest.exists() && !marker.exists() && !output.join("config.json").exists() {
             let found = "a directory that holds something else; remove it yourself";

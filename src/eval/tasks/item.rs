@@ -212,6 +212,10 @@ impl Row<'_> {
 
     fn texts(&self, key: &str, expression: &str) -> Result<Vec<String>> {
         let value = self.value(key, expression)?;
+        if value.is_undefined() {
+            let expected = "the fields that this task's header uses";
+            return Err(self.error(key, expected, format!("no value for {expression}")));
+        }
         let list = value.try_iter().map_err(self.unusable(key))?;
         list.map(|text| match text.as_str() {
             Some(text) => Ok(text.to_string()),
