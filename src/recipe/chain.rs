@@ -268,7 +268,8 @@ impl Run<'_> {
     /// Tokens per second of reading a prompt: medians of the base and of the cut model, measured in turn in one go, because a
     /// machine's speed drifts. The students have the cut model's shape and so its speed.
     fn speeds(&self, cut_key: &str) -> Result<Stamp<[f64; 2]>> {
-        stage(self.dev, self.output, "bench", &key(&PREFILL, &[cut_key]), || {
+        let stage = Stage { name: "bench", makes: &[], leaves: &[] };
+        run_stage(self.dev, self.output, stage, &key(&PREFILL, &[cut_key]), || {
             let (n, rounds) = PREFILL;
             let options =
                 BenchOptions { n_prompt: vec![n], n_gen: vec![], batches: vec![1], repetitions: 1, all_logits: false };
