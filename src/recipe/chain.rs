@@ -250,7 +250,7 @@ impl Run<'_> {
                 name: title.to_string(),
                 layers: flops.num_hidden_layers,
                 parameters: flops.parameters,
-                weight_bytes: WeightFiles::open(dir)?.total_bytes() as u64,
+                weight_bytes: WeightFiles::open(dir)?.total_bytes(),
                 flops_params_2n: flops.params_2n as f64,
                 flops_matmul: flops.matmul as f64,
                 flops_total: flops.total(),
