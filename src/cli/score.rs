@@ -60,6 +60,8 @@ enum MetricArg {
     Perplexity,
     /// Sum of |W|, single blocks ranked.
     Magnitude,
+    /// Sum of |W dL/dW| on the data (one forward and backward pass), single blocks ranked.
+    Taylor,
     /// A random number for each run.
     Random,
     /// The last n blocks.
@@ -81,6 +83,7 @@ impl Args {
             MetricArg::Bi => Metric::Bi,
             MetricArg::Perplexity => Metric::Perplexity,
             MetricArg::Magnitude => Metric::Magnitude,
+            MetricArg::Taylor => Metric::Taylor,
             MetricArg::Random => Metric::Random,
             MetricArg::Last => Metric::Last,
             MetricArg::First => Metric::First,

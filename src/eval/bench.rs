@@ -1,5 +1,6 @@
 //! Speed of prefill, decode and training, with llama-bench's test names and JSON keys, and what they are in FLOP/s and bytes/s.
 
+use super::bench_training::TrainBenchOptions;
 use crate::device::peak::{self, Peak};
 use crate::device::{DType, Device, Entry, Op, Tensor};
 use crate::error::{Error, Result};
@@ -88,12 +89,12 @@ pub struct BenchRow {
 
 /// A model under test, with what every row says of it.
 pub struct Bench<'a> {
-    dev: &'a Device,
-    model: &'a Llama,
+    pub(super) dev: &'a Device,
+    pub(super) model: &'a Llama,
     peak: Peak,
     repetitions: usize,
     all_logits: bool,
-    template: BenchRow,
+    pub(super) template: BenchRow,
 }
 
 impl<'a> Bench<'a> {
@@ -234,12 +235,12 @@ impl<'a> Bench<'a> {
     }
 
     /// `n` ids of the vocabulary, the same at every call, spread so that no two rows of the embedding lie together.
-    fn tokens(&self, n: usize) -> Vec<u32> {
+    pub(super) fn tokens(&self, n: usize) -> Vec<u32> {
         let vocab = self.model.config.vocab_size as u64;
         (0..n as u64).map(|i| ((i + 1) * 2_654_435_761 % vocab) as u32).collect()
     }
 
-    fn check_length(&self, option: &str, n: usize) -> Result<()> {
+    pub(super) fn check_length(&self, option: &str, n: usize) -> Result<()> {
         let longest = self.model.config.max_position_embeddings;
         if (1..=longest).contains(&n) {
             return Ok(());
@@ -248,17 +249,31 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Runs every test that the options name: prompts first, then generation at each batch size.
-pub fn bench(dev: &Device, model: &Llama, dir: &Path, options: &BenchOptions) -> Result<Vec<BenchRow>> {
-    let bench = Bench::new(dev, model, dir, options)?;
+/// Runs every test that the options name on the model in `dir`: prompts first, then generation at each batch size, then training.
+pub fn bench(
+    dev: &Device,
+    dir: &Path,
+    options: &BenchOptions,
+    training: Option<&TrainBenchOptions>,
+) -> Result<Vec<BenchRow>> {
     let mut rows = Vec::new();
-    for &n in options.n_prompt.iter().filter(|&&n| n > 0) {
-        rows.push(bench.prefill(n)?);
-    }
-    for &n in options.n_gen.iter().filter(|&&n| n > 0) {
-        for &batch in &options.batches {
-            rows.push(bench.decode(n, batch)?);
+    let lengths = |list: &[usize]| list.iter().copied().filter(|&n| n > 0).collect::<Vec<usize>>();
+    let (prompts, generated) = (lengths(&options.n_prompt), lengths(&options.n_gen));
+    if !prompts.is_empty() || !generated.is_empty() {
+        let model = Llama::load_packed(dir)?;
+        let bench = Bench::new(dev, &model, dir, options)?;
+        for n in prompts {
+            rows.push(bench.prefill(n)?);
         }
+        for n in generated {
+            for &batch in &options.batches {
+                rows.push(bench.decode(n, batch)?);
+            }
+        }
+    }
+    if let Some(training) = training {
+        let model = Llama::load(dir)?;
+        rows.push(Bench::new(dev, &model, dir, options)?.train(training)?);
     }
     Ok(rows)
 }

@@ -8,12 +8,12 @@
 //! | `log_likelihood.rs` | log-likelihoods of continuations, shared prefixes computed once |
 //! | `tasks/` | multiple choice and generative tasks |
 //! | `evaluate.rs` | all of it, as `ratoon eval` does it |
-//! | `flops.rs` | FLOPs by formula, checked against the ledger |
-//! | `subject.rs` | a model with its tokenizer and template |
-//! | `bench.rs` | prefill, decode and training speed |
 //! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
+//! | `subject.rs` | a model with its tokenizer and template |
+//! | `bench.rs`, `bench_training.rs` | prefill, decode and training speed |
 
 pub mod bench;
+pub mod bench_training;
 mod divergence;
 mod evaluate;
 pub mod flops;

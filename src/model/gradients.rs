@@ -94,6 +94,20 @@ impl Gradients {
         }
     }
 
+    /// Zeros for the weights of the seven projections of the named blocks; everything else is frozen.
+    pub fn of_projections(model: &Llama, blocks: &[usize]) -> Gradients {
+        let of_block = |l: usize| BlockGradients {
+            input_norm: None,
+            post_norm: None,
+            projections: Projection::ALL.map(|p| LinearGradients {
+                weight: blocks.contains(&l).then(|| like(&model.blocks[l].projection(p).weight)),
+                ..LinearGradients::default()
+            }),
+        };
+        let blocks = (0..model.blocks.len()).map(of_block).collect();
+        Gradients { embed_tokens: None, blocks, norm: None, lm_head: None }
+    }
+
     /// The lowest block with a trained parameter: backward stops there. 0 when the embedding is trained.
     pub fn lowest_block(&self) -> usize {
         let trains = |b: &BlockGradients| {

@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use rayon::prelude::*;
 
 /// Elements that one task sums; the order of the sum does not depend on the number of threads.
-const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 
 /// Sum of |W| over the seven projections of each candidate's blocks.
 pub(super) fn magnitude(model: &Llama, candidates: &[(usize, usize)]) -> Result<Vec<f64>> {
@@ -24,7 +24,7 @@ pub(super) fn magnitude(model: &Llama, candidates: &[(usize, usize)]) -> Result<
 }
 
 /// The seven weight matrices of a block.
-fn projections(block: &Block) -> [&Tensor; 7] {
+pub(super) fn projections(block: &Block) -> [&Tensor; 7] {
     let Block { q, k, v, o, gate, up, down, .. } = block;
     [q, k, v, o, gate, up, down].map(|linear| &*linear.weight)
 }

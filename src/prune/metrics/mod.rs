@@ -5,12 +5,14 @@
 //! | `residual.rs` | `angular`, `bi` | the residual stream before and after (one pass over the data for all sizes) |
 //! | `perplexity.rs` | `perplexity` | the model without each run |
 //! | `magnitude.rs` | `magnitude` | sum of |W| of a block |
+//! | `taylor.rs` | `taylor` | sum of |W dL/dW| of a block |
 //! | `baseline.rs` | `random`, `first`, `last` | nothing: what the others have to beat |
 
 mod baseline;
 mod magnitude;
 mod perplexity;
 mod residual;
+mod taylor;
 
 use super::{Calibration, plan};
 use crate::device::Device;
@@ -30,6 +32,8 @@ pub enum Metric {
     Perplexity,
     /// Sum of |W| over a block's projections. Ranks single blocks.
     Magnitude,
+    /// Sum of |W dL/dW| over a block's projections (Shortened LLaMA, Kim et al. 2024). Ranks single blocks.
+    Taylor,
     /// A uniform random number for each run.
     Random,
     /// Blocks from the end: distance of the run from the last block.
@@ -41,12 +45,12 @@ pub enum Metric {
 impl Metric {
     /// Scores single blocks, of which the n lowest are cut wherever they stand, instead of runs of n.
     pub fn ranks_blocks(self) -> bool {
-        matches!(self, Metric::Bi | Metric::Magnitude)
+        matches!(self, Metric::Bi | Metric::Magnitude | Metric::Taylor)
     }
 
     /// Needs calibration data.
     pub fn needs_data(self) -> bool {
-        matches!(self, Metric::Angular | Metric::Bi | Metric::Perplexity)
+        matches!(self, Metric::Angular | Metric::Bi | Metric::Perplexity | Metric::Taylor)
     }
 
     /// Name in titles.
@@ -56,6 +60,7 @@ impl Metric {
             Metric::Bi => "Block influence",
             Metric::Perplexity => "Perplexity after the cut",
             Metric::Magnitude => "Sum of weight magnitudes",
+            Metric::Taylor => "Sum of |weight x gradient|",
             Metric::Random => "Random score",
             Metric::Last => "Distance from the last block",
             Metric::First => "Distance from the first block",
@@ -168,6 +173,7 @@ pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, opt
         Metric::Bi => residual::block_influence(dev, model, sequences, options.tokens, &candidates)?,
         Metric::Perplexity => perplexity::perplexity(dev, model, sequences, &candidates)?,
         Metric::Magnitude => magnitude::magnitude(model, &candidates)?,
+        Metric::Taylor => taylor::taylor(dev, model, sequences, &candidates)?,
         Metric::Random => baseline::random(options.seed, &candidates),
         Metric::Last => baseline::last(layers, &candidates),
         Metric::First => baseline::first(layers, &candidates),
