@@ -98,7 +98,7 @@ fn bad_task_files_are_named_with_line_expected_and_found() {
     let error = Task::load(&unknown).unwrap_err().to_string();
     assert!(error.contains("unknown.jsonl") && error.contains("found the fields a, b"), "{error}");
     let empty = write(dir.path(), "empty.jsonl", "");
-    assert!(Task::load(&empty).unwrap_err().to_string().contains("at least one row"));
+    assert!(Task::load(&empty).unwrap_err().to_string().contains("at least one JSON object"));
     let path = write(dir.path(), "h.jsonl", good);
     for (header, message) in [
         ("format = \"art\"", "format: expected one of arc, choices"),
