@@ -21,7 +21,7 @@ fn prefill(criterion: &mut Criterion) {
     let tokens = 512.min(model.config.max_position_embeddings);
     let ids: Vec<u32> = (0..tokens as u32).map(|i| i % model.config.vocab_size as u32).collect();
     let batch = Batch::pack(&[ids]);
-    let mut ws = Workspace::new(&model.config, tokens);
+    let mut ws = Workspace::new(&dev, &model.config, tokens).unwrap();
     let mut group = criterion.benchmark_group("prefill");
     group.sample_size(10).throughput(Throughput::Elements(tokens as u64));
     group.bench_function(format!("pp{tokens}"), |bencher| {
@@ -35,8 +35,8 @@ fn decode(criterion: &mut Criterion) {
     for batch in [1, 8, 32] {
         let context = 64;
         let pages = context / PAGE;
-        let mut cache = KvCache::new(&model.config, batch * pages, PAGE);
-        let mut ws = Workspace::new(&model.config, batch);
+        let mut cache = KvCache::new(&dev, &model.config, batch * pages, PAGE).unwrap();
+        let mut ws = Workspace::new(&dev, &model.config, batch).unwrap();
         let mut logits = Tensor::zeros(&[batch, model.config.vocab_size], DType::F32);
         let mut table = Tensor::zeros(&[batch, pages], DType::U32);
         table.u32_mut().iter_mut().enumerate().for_each(|(i, page)| *page = i as u32);

@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         model = model.with_adapter(adapter)?;
     }
     let batch = Batch::pack(&sequences);
-    let mut workspace = Workspace::new(&model.config, batch.tokens());
+    let mut workspace = Workspace::new(&dev, &model.config, batch.tokens())?;
     model.forward(&dev, &batch, &mut workspace, &mut |_, _| Ok(()))?;
 
     let vocab = model.config.vocab_size;

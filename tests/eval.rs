@@ -71,7 +71,7 @@ fn log_likelihoods_of_the_real_model_are_pytorchs() {
 /// `log softmax(head · hidden)` of every position of one sequence in f64, from the model's own hidden states.
 fn log_softmax_rows(dev: &Device, model: &Llama, ids: &[u32]) -> Vec<Vec<f64>> {
     let batch = ratoon::model::Batch::pack(&[ids]);
-    let mut ws = ratoon::model::Workspace::new(&model.config, ids.len());
+    let mut ws = ratoon::model::Workspace::new(dev, &model.config, ids.len()).unwrap();
     model.forward(dev, &batch, &mut ws, &mut |_, _| Ok(())).unwrap();
     let (hidden, head) = (ws.hidden.to_f32(), model.head().to_f32());
     let rows = hidden.f32().chunks_exact(hidden.row_len()).map(|h| {

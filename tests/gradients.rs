@@ -41,10 +41,11 @@ fn gradients_of(
     recompute: Recompute,
     dropout: Option<DropoutKey>,
 ) -> (f64, Gradients) {
-    let mut grads = Gradients::new(model, trainable);
-    let mut ws = Activations::new(model, batch.tokens(), recompute, grads.lowest_block());
+    let dev = Device::cpu();
+    let mut grads = Gradients::new(&dev, model, trainable).unwrap();
+    let mut ws = Activations::new(&dev, model, batch.tokens(), recompute, grads.lowest_block()).unwrap();
     let scale = 1.0 / n as f32;
-    let sum = model.forward_backward(&Device::cpu(), batch, targets, scale, dropout, &mut ws, &mut grads).unwrap();
+    let sum = model.forward_backward(&dev, batch, targets, scale, dropout, &mut ws, &mut grads).unwrap();
     (sum / n as f64, grads)
 }
 
@@ -161,7 +162,7 @@ fn frozen_weights_get_no_gradient_and_the_pass_ends_at_the_lowest_trained_block(
         use_rslora: false,
     };
     Adapter::new(config, &model, 1).unwrap().attach(&mut model);
-    let grads = Gradients::new(&model, Trainable::Lora);
+    let grads = Gradients::new(&Device::cpu(), &model, Trainable::Lora).unwrap();
     assert_eq!(grads.lowest_block(), 2);
     assert_eq!(grads.tensors().len(), 4);
     let ids: Vec<Vec<u32>> = vec![(1..40).collect()];

@@ -19,7 +19,7 @@ fn tiny_models_give_pytorch_logits() {
         let dev = Device::cpu();
         let model = Llama::load(&dir).unwrap();
         let batch = Batch::pack(&sequences);
-        let mut ws = Workspace::new(&model.config, batch.tokens());
+        let mut ws = Workspace::new(&dev, &model.config, batch.tokens()).unwrap();
         model.forward(&dev, &batch, &mut ws, &mut |_, _| Ok(())).unwrap();
         let vocab = model.config.vocab_size;
         let mut logits = Tensor::zeros(&[batch.tokens(), vocab], DType::F32);

@@ -17,7 +17,7 @@ fn token_log_probs_losses_and_packed_heads_agree_with_pytorch_on_the_real_model(
     let dev = Device::cpu();
     let model = Llama::load(&support::smollm2()).unwrap();
     let batch = Batch::pack(&sequences);
-    let mut ws = Workspace::new(&model.config, batch.tokens());
+    let mut ws = Workspace::new(&dev, &model.config, batch.tokens()).unwrap();
     let got = model.next_token_log_probs(&dev, &batch, &mut ws).unwrap();
 
     let offsets = batch.cu_seqlens.u32();

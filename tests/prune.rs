@@ -28,7 +28,7 @@ fn ratoon() -> Command {
 fn logits(model: &Llama) -> Vec<u32> {
     let ids: Vec<u32> = (0..23).map(|i| (i * 41 % model.config.vocab_size) as u32).collect();
     let (dev, batch) = (Device::cpu(), Batch::pack(&[ids]));
-    let mut ws = Workspace::new(&model.config, batch.tokens());
+    let mut ws = Workspace::new(&dev, &model.config, batch.tokens()).unwrap();
     model.forward(&dev, &batch, &mut ws, &mut |_, _| Ok(())).unwrap();
     let mut logits = Tensor::zeros(&[batch.tokens(), model.config.vocab_size], DType::F32);
     matmul_nt(&dev, &mut logits, &ws.hidden, model.head(), None, Store::Replace).unwrap();
@@ -100,7 +100,7 @@ fn the_cut_real_model_has_pytorch_s_perplexity() {
     let mut ids = Tokenizer::load(&target).unwrap().encode(&texts.join("\n\n"), true).unwrap();
     ids.truncate(20_480);
     let (dev, model) = (Device::cpu(), Llama::load(&target).unwrap());
-    let mut ws = Workspace::new(&model.config, 1024);
+    let mut ws = Workspace::new(&dev, &model.config, 1024).unwrap();
     let mut nll = 0.0f64;
     for window in ids.chunks(1024) {
         let log_probs = model.next_token_log_probs(&dev, &Batch::pack(&[window]), &mut ws).unwrap();

@@ -83,7 +83,7 @@ fn with_identity_blocks(model: &Llama, position: usize, count: usize) -> Llama {
 
 fn logits(model: &Llama, sequences: &[Vec<u32>]) -> Vec<f32> {
     let (dev, batch) = (Device::cpu(), Batch::pack(sequences));
-    let mut ws = Workspace::new(&model.config, batch.tokens());
+    let mut ws = Workspace::new(&dev, &model.config, batch.tokens()).unwrap();
     model.forward(&dev, &batch, &mut ws, &mut |_, _| Ok(())).unwrap();
     let mut logits = Tensor::zeros(&[batch.tokens(), model.config.vocab_size], DType::F32);
     matmul_nt(&dev, &mut logits, &ws.hidden, model.head(), None, Store::Replace).unwrap();
@@ -180,7 +180,7 @@ fn baselines_and_magnitude_need_no_data_and_protection_is_kept() {
 /// Mean negative log-likelihood of every token but the first of each sequence.
 fn mean_loss(model: &Llama, sequences: &[Vec<u32>]) -> f64 {
     let batch = Batch::pack(sequences);
-    let mut ws = Workspace::new(&model.config, batch.tokens());
+    let mut ws = Workspace::new(&Device::cpu(), &model.config, batch.tokens()).unwrap();
     let log_probs = model.next_token_log_probs(&Device::cpu(), &batch, &mut ws).unwrap();
     -log_probs.iter().map(|&p| f64::from(p)).sum::<f64>() / (batch.tokens() - sequences.len()) as f64
 }
@@ -195,9 +195,9 @@ fn taylor_scores_are_the_sums_of_weight_times_gradient_and_central_differences_a
     let calibration = Calibration::new(ids.clone());
     let scores = score(&dev, &model, Some(&calibration), &options(Metric::Taylor, &[1])).unwrap();
     assert_eq!(scores.rows.len(), model.blocks.len());
-    let mut grads = Gradients::new(&model, Trainable::All);
+    let mut grads = Gradients::new(&dev, &model, Trainable::All).unwrap();
     let batch = Batch::pack(&ids);
-    let mut ws = Activations::new(&model, batch.tokens(), Recompute::None, 0);
+    let mut ws = Activations::new(&dev, &model, batch.tokens(), Recompute::None, 0).unwrap();
     let scale = 1.0 / (batch.tokens() - ids.len()) as f32;
     model.forward_backward(&dev, &batch, &batch.next_tokens(), scale, None, &mut ws, &mut grads).unwrap();
     for row in &scores.rows {

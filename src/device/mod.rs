@@ -18,6 +18,7 @@ pub use dtype::DType;
 pub use ledger::{Cost, Entry, Ledger, Op, Span};
 pub use tensor::Tensor;
 
+use crate::error::Result;
 use std::sync::Arc;
 
 /// The processor that runs the operations. Cloning is cheap; clones share one ledger.
@@ -30,6 +31,16 @@ impl Device {
     /// The CPU: all cores that rayon's global pool has.
     pub fn cpu() -> Device {
         Device { ledger: Arc::new(Ledger::default()) }
+    }
+
+    /// Zeros in the device's memory.
+    pub fn zeros(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        Ok(Tensor::zeros(shape, dtype))
+    }
+
+    /// Element type of activations, their gradients, keys and values.
+    pub fn activation(&self) -> DType {
+        DType::F32
     }
 
     /// What this device has done so far.

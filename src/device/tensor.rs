@@ -167,6 +167,27 @@ impl Tensor {
         }
     }
 
+    /// The elements where the host can read them. Every look at what an operation has written goes through here.
+    pub fn host(&self) -> Result<&Tensor> {
+        Ok(self)
+    }
+
+    /// Copies the elements of a tensor of the same shape and dtype.
+    pub fn copy_from(&mut self, from: &Tensor) -> Result<()> {
+        if self.shape != from.shape || self.dtype != from.dtype {
+            let expected = format!("{} {:?}", self.dtype, self.shape);
+            return Err(Error::shape("copy_from", "from", expected, format!("{} {:?}", from.dtype, from.shape)));
+        }
+        self.bytes_mut().copy_from_slice(from.bytes());
+        Ok(())
+    }
+
+    /// Sets every element to zero.
+    pub fn zero(&mut self) -> Result<()> {
+        self.bytes_mut().fill(0);
+        Ok(())
+    }
+
     /// An owned F32 copy.
     pub fn to_f32(&self) -> Tensor {
         let mut out = Tensor::zeros(&self.shape, DType::F32);

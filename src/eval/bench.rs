@@ -6,6 +6,7 @@ use crate::device::{DType, Device, Entry, Op, Tensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Batch, KvCache, Llama, Workspace};
+use crate::ops::gather::gather_rows;
 use crate::ops::paged_attention::PagedBatch;
 use crate::progress::Progress;
 use serde::Serialize;
@@ -179,17 +180,17 @@ impl<'a> Bench<'a> {
         self.check_length("--n-prompt", n)?;
         let config = &self.model.config;
         let batch = Batch::pack(&[self.tokens(n)]);
-        let mut ws = Workspace::new(config, n);
-        let rows = if self.all_logits { LOGIT_ROWS.min(n) } else { 1 };
-        let mut logits = Tensor::zeros(&[rows, config.vocab_size], DType::F32);
+        let mut ws = Workspace::new(self.dev, config, n)?;
+        let rows: Vec<u32> = if self.all_logits { (0..n as u32).collect() } else { vec![n as u32 - 1] };
+        let at_once = LOGIT_ROWS.min(rows.len());
+        let mut hidden = self.dev.zeros(&[at_once, config.hidden_size], ws.hidden.dtype())?;
+        let mut logits = self.dev.zeros(&[at_once, config.vocab_size], DType::F32)?;
         let row = self.measure(format!("pp{n}"), n, || {
             self.model.forward(self.dev, &batch, &mut ws, &mut |_, _| Ok(()))?;
-            let first = if self.all_logits { 0 } else { n - 1 };
-            for start in (first..n).step_by(rows) {
-                let len = rows.min(n - start);
-                let hidden = &ws.hidden.f32()[start * config.hidden_size..(start + len) * config.hidden_size];
-                let hidden = Tensor::from_f32(hidden, &[len, config.hidden_size]);
-                logits.set_rows(len)?;
+            for rows in rows.chunks(at_once) {
+                hidden.set_rows(rows.len())?;
+                logits.set_rows(rows.len())?;
+                gather_rows(self.dev, &mut hidden, &ws.hidden, &Tensor::from_u32(rows))?;
                 self.model.logits(self.dev, &mut logits, &hidden)?;
             }
             Ok(())
@@ -205,9 +206,9 @@ impl<'a> Bench<'a> {
         }
         let config = &self.model.config;
         let pages = n.div_ceil(PAGE);
-        let mut cache = KvCache::new(config, batch * pages, PAGE);
-        let mut ws = Workspace::new(config, batch);
-        let mut logits = Tensor::zeros(&[batch, config.vocab_size], DType::F32);
+        let mut cache = KvCache::new(self.dev, config, batch * pages, PAGE)?;
+        let mut ws = Workspace::new(self.dev, config, batch)?;
+        let mut logits = self.dev.zeros(&[batch, config.vocab_size], DType::F32)?;
         let page_table: Vec<u32> = (0..(batch * pages) as u32).collect();
         let mut table = Tensor::zeros(&[batch, pages], DType::U32);
         table.u32_mut().copy_from_slice(&page_table);

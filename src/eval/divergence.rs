@@ -2,7 +2,7 @@
 
 use super::log_likelihood::BATCH_TOKENS;
 use super::perplexity::{batches, check_window};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Batch, Llama, Workspace};
@@ -33,9 +33,9 @@ pub fn divergence(dev: &Device, base: &Llama, model: &Llama, ids: &[u32], window
     }
     let progress = Progress::start("divergence", ids.len() as u64, "tokens");
     let tokens = BATCH_TOKENS.max(window).min(ids.len());
-    let mut workspaces = (Workspace::new(&base.config, tokens), Workspace::new(&model.config, tokens));
-    let mut kl = Tensor::zeros(&[tokens], DType::F32);
-    let mut agree = Tensor::zeros(&[tokens], DType::F32);
+    let mut workspaces = (Workspace::new(dev, &base.config, tokens)?, Workspace::new(dev, &model.config, tokens)?);
+    let mut kl = dev.zeros(&[tokens], DType::F32)?;
+    let mut agree = dev.zeros(&[tokens], DType::F32)?;
     let (mut kl_sum, mut agreed, mut count) = (0.0, 0.0, 0usize);
     for windows in batches(ids, window) {
         interrupt::check()?;
@@ -46,6 +46,7 @@ pub fn divergence(dev: &Device, base: &Llama, model: &Llama, ids: &[u32], window
         kl.set_rows(batch.tokens())?;
         agree.set_rows(batch.tokens())?;
         ops::divergence(dev, &mut kl, &mut agree, p, base.head_weight(), q, model.head_weight())?;
+        let (kl, agree) = (kl.host()?, agree.host()?);
         let mut start = 0;
         for window in windows {
             // The last position of a window predicts a token outside it, which perplexity does not score either.

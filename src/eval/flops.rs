@@ -10,6 +10,7 @@
 use crate::device::{DType, Device, Entry, Op, Tensor};
 use crate::error::{Error, Result};
 use crate::model::{Batch, Config, Llama, Workspace};
+use crate::ops::gather::gather_rows;
 use crate::ops::matmul::{Store, matmul_nt};
 use serde::Serialize;
 
@@ -124,12 +125,14 @@ pub fn check_forward(dev: &Device, model: &Llama, seq_len: usize) -> Result<Ledg
     let vocab = model.config.vocab_size;
     let ids: Vec<u32> = (0..seq_len).map(|i| (i % vocab) as u32).collect();
     let before = [Op::Matmul, Op::Attention].map(|op| dev.ledger().entry(op));
-    let mut ws = Workspace::new(&model.config, seq_len);
+    let mut ws = Workspace::new(dev, &model.config, seq_len)?;
     model.forward(dev, &Batch::pack(&[ids]), &mut ws, &mut |_, _| Ok(()))?;
-    for rows in ws.hidden.f32().chunks(LOGIT_ROWS * model.config.hidden_size) {
-        let rows = Tensor::from_f32(rows, &[rows.len() / model.config.hidden_size, model.config.hidden_size]);
-        let mut logits = Tensor::zeros(&[rows.rows(), vocab], DType::F32);
-        matmul_nt(dev, &mut logits, &rows, model.head(), None, Store::Replace)?;
+    let rows: Vec<u32> = (0..seq_len as u32).collect();
+    for rows in rows.chunks(LOGIT_ROWS) {
+        let mut hidden = dev.zeros(&[rows.len(), model.config.hidden_size], ws.hidden.dtype())?;
+        gather_rows(dev, &mut hidden, &ws.hidden, &Tensor::from_u32(rows))?;
+        let mut logits = dev.zeros(&[rows.len(), vocab], DType::F32)?;
+        matmul_nt(dev, &mut logits, &hidden, model.head(), None, Store::Replace)?;
     }
     let counted = |op: Op, before: Entry| (dev.ledger().entry(op) - before).flops;
     Ok(LedgerCheck {

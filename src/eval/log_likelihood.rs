@@ -9,6 +9,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::{KvCache, Llama, Workspace};
+use crate::ops::gather::gather_rows;
 use crate::ops::log_probs::log_probs;
 use crate::ops::paged_attention::PagedBatch;
 use crate::progress::Progress;
@@ -54,8 +55,8 @@ pub fn log_likelihoods(dev: &Device, model: &Llama, requests: &[Request], progre
     let mut run = Run {
         dev,
         model,
-        ws: Workspace::new(&model.config, budget),
-        cache: KvCache::new(&model.config, pages, PAGE),
+        ws: Workspace::new(dev, &model.config, budget)?,
+        cache: KvCache::new(dev, &model.config, pages, PAGE)?,
         free: (0..pages as u32).rev().collect(),
         kept: Vec::new(),
         kept_ids: &[],
@@ -156,16 +157,15 @@ impl<'a> Run<'a> {
         };
         let (ids, positions, slots) = (Tensor::from_u32(&ids), Tensor::from_u32(&positions), Tensor::from_u32(&slots));
         self.model.forward_paged(self.dev, &ids, &positions, &slots, &paged, &mut self.cache, &mut self.ws)?;
-        let hidden_size = self.model.config.hidden_size;
         // Only the rows that predict a continuation go through the output head.
-        let mut hidden = Tensor::zeros(&[scored.len(), hidden_size], DType::F32);
-        for (out, (row, ..)) in hidden.f32_mut().chunks_exact_mut(hidden_size).zip(&scored) {
-            out.copy_from_slice(&self.ws.hidden.f32()[row * hidden_size..(row + 1) * hidden_size]);
-        }
+        let (dev, from) = (self.dev, &self.ws.hidden);
+        let rows: Vec<u32> = scored.iter().map(|&(row, ..)| row as u32).collect();
+        let mut hidden = dev.zeros(&[scored.len(), from.row_len()], from.dtype())?;
+        gather_rows(dev, &mut hidden, from, &Tensor::from_u32(&rows))?;
         let targets: Vec<u32> = scored.iter().map(|&(_, target, _)| target).collect();
-        let mut out = Tensor::zeros(&[scored.len()], DType::F32);
-        log_probs(self.dev, &mut out, &hidden, self.model.head_weight(), &Tensor::from_u32(&targets))?;
-        for (&log_prob, &(_, _, index)) in out.f32().iter().zip(&scored) {
+        let mut out = dev.zeros(&[scored.len()], DType::F32)?;
+        log_probs(dev, &mut out, &hidden, self.model.head_weight(), &Tensor::from_u32(&targets))?;
+        for (&log_prob, &(_, _, index)) in out.host()?.f32().iter().zip(&scored) {
             scores[index] += f64::from(log_prob);
         }
         Ok(())

@@ -71,7 +71,7 @@ pub fn batches(ids: &[u32], window: usize) -> Vec<Vec<&[u32]>> {
 pub fn perplexity(dev: &Device, model: &Llama, ids: &[u32], window: usize) -> Result<Perplexity> {
     check_window(model, ids, window)?;
     let progress = Progress::start("perplexity", ids.len() as u64, "tokens");
-    let mut ws = Workspace::new(&model.config, BATCH_TOKENS.max(window).min(ids.len()));
+    let mut ws = Workspace::new(dev, &model.config, BATCH_TOKENS.max(window).min(ids.len()))?;
     let mut nll_per_window = Vec::new();
     let (mut sum, mut scored) = (0.0, 0);
     for batch in batches(ids, window) {

@@ -6,6 +6,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{GenerationConfig, KvCache, Llama, Tokenizer, Workspace};
+use crate::ops::gather::gather_rows;
 use crate::ops::paged_attention::PagedBatch;
 use crate::ops::sample::{Draw, Drawn, sample};
 use crate::progress::Progress;
@@ -43,8 +44,8 @@ pub fn generate(
         waiting.make_contiguous().sort_by_key(|s| std::cmp::Reverse(s.most_tokens));
     }
     let Some(longest) = waiting.iter().map(|s| s.most_tokens).max() else { return Ok(stats) };
-    let pages = plan_pages(model, options, longest, waiting.len())?;
-    stats.kv_bytes = (pages * options.page_size * KvCache::bytes_per_token(&model.config)) as u64;
+    let pages = plan_pages(dev, model, options, longest, waiting.len())?;
+    stats.kv_bytes = (pages * options.page_size * KvCache::bytes_per_token(dev, &model.config)) as u64;
     let batch = options.max_batch_size.max(1);
     let mut engine = Engine {
         dev,
@@ -52,11 +53,11 @@ pub fn generate(
         tokenizer,
         eos: &generation.eos_token_ids,
         options,
-        cache: KvCache::new(&model.config, pages, options.page_size),
+        cache: KvCache::new(dev, &model.config, pages, options.page_size)?,
         allocator: PageAllocator::new(pages, options.page_size),
-        workspace: Workspace::new(&model.config, batch + options.chunk_tokens.max(1)),
-        gathered: Tensor::zeros(&[LOGIT_ROWS.min(batch), model.config.hidden_size], DType::F32),
-        logits: Tensor::zeros(&[LOGIT_ROWS.min(batch), model.config.vocab_size], DType::F32),
+        workspace: Workspace::new(dev, &model.config, batch + options.chunk_tokens.max(1))?,
+        gathered: dev.zeros(&[LOGIT_ROWS.min(batch), model.config.hidden_size], dev.activation())?,
+        logits: dev.zeros(&[LOGIT_ROWS.min(batch), model.config.vocab_size], DType::F32)?,
         running: Vec::new(),
     };
     let progress = Progress::start(&options.label, waiting.len() as u64, "requests");
@@ -175,11 +176,11 @@ fn plan<'a>(model: &Llama, requests: &'a [Request], options: &EngineOptions) -> 
 }
 
 /// How many pages the cache gets: what the requests can use, within the budget.
-fn plan_pages(model: &Llama, options: &EngineOptions, longest: usize, requests: usize) -> Result<usize> {
+fn plan_pages(dev: &Device, model: &Llama, options: &EngineOptions, longest: usize, requests: usize) -> Result<usize> {
     if options.page_size == 0 || options.chunk_tokens == 0 || options.max_batch_size == 0 {
         return Err(Error::usage("engine options", "a batch, chunk and page size of at least 1", "0"));
     }
-    let page_bytes = (options.page_size * KvCache::bytes_per_token(&model.config)) as u64;
+    let page_bytes = (options.page_size * KvCache::bytes_per_token(dev, &model.config)) as u64;
     let one = longest.div_ceil(options.page_size) as u64;
     let useful = one * options.max_batch_size.min(requests) as u64;
     let budget = options.kv_memory.unwrap_or(DEFAULT_KV_MEMORY.max(one * page_bytes));
@@ -267,10 +268,8 @@ impl Engine<'_> {
     fn draw(&mut self, rows: &[(usize, usize)]) -> Result<()> {
         self.gathered.set_rows(rows.len())?;
         self.logits.set_rows(rows.len())?;
-        let width = self.model.config.hidden_size;
-        for (to, &(_, from)) in self.gathered.f32_mut().chunks_exact_mut(width).zip(rows) {
-            to.copy_from_slice(&self.workspace.hidden.f32()[from * width..(from + 1) * width]);
-        }
+        let last: Vec<u32> = rows.iter().map(|&(_, row)| row as u32).collect();
+        gather_rows(self.dev, &mut self.gathered, &self.workspace.hidden, &Tensor::from_u32(&last))?;
         self.model.logits(self.dev, &mut self.logits, &self.gathered)?;
         let draw = |&(i, _): &(usize, usize)| {
             let Sequence { request, ids, .. } = &self.running[i];

@@ -1,7 +1,7 @@
 //! What a training pass keeps of the forward pass, and its scratch buffers: planned once, for the largest micro-batch.
 
 use super::{Config, Llama};
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub enum Recompute {
     None,
 }
 
-/// Kept of one block. All F32 `[tokens, features]`.
+/// Kept of one block: `[tokens, features]` of the device's activation type, `lse` F32.
 pub(super) struct Kept {
     /// Queries and keys after rotation, values.
     pub q: Tensor,
@@ -73,46 +73,54 @@ fn kept_features(config: &Config) -> usize {
 
 impl Activations {
     /// Buffers for micro-batches of at most `tokens` tokens.
-    pub fn new(model: &Llama, tokens: usize, recompute: Recompute, lowest_block: usize) -> Activations {
+    pub fn new(
+        dev: &Device,
+        model: &Llama,
+        tokens: usize,
+        recompute: Recompute,
+        lowest_block: usize,
+    ) -> Result<Activations> {
         let config = &model.config;
         let heads = config.heads;
-        let buffer = |features: usize| Tensor::zeros(&[tokens, features], DType::F32);
+        let buffer = |features: usize| dev.zeros(&[tokens, features], dev.activation());
         let hidden = || buffer(config.hidden_size);
         let wide = || buffer(config.intermediate_size);
         let queries = || buffer(heads.n_heads * heads.head_dim);
         let keys = || buffer(heads.n_kv_heads * heads.head_dim);
         let trained = model.blocks.len().saturating_sub(lowest_block);
         let sets = if recompute == Recompute::None { trained.max(1) } else { 1 };
-        let kept = || Kept {
-            q: queries(),
-            k: keys(),
-            v: keys(),
-            attended: queries(),
-            lse: buffer(heads.n_heads),
-            middle: hidden(),
-            gate: wide(),
-            up: wide(),
+        let kept = || {
+            Ok(Kept {
+                q: queries()?,
+                k: keys()?,
+                v: keys()?,
+                attended: queries()?,
+                lse: dev.zeros(&[tokens, heads.n_heads], DType::F32)?,
+                middle: hidden()?,
+                gate: wide()?,
+                up: wide()?,
+            })
         };
-        Activations {
+        Ok(Activations {
             recompute,
             lowest_block,
-            inputs: (0..trained).map(|_| hidden()).collect(),
-            kept: (0..sets).map(|_| kept()).collect(),
-            x: hidden(),
-            normed: hidden(),
-            post_normed: hidden(),
-            activated: wide(),
-            losses: Tensor::zeros(&[tokens], DType::F32),
-            dx: hidden(),
-            d_normed: hidden(),
-            d_attended: queries(),
-            dq: queries(),
-            dk: keys(),
-            dv: keys(),
-            d_activated: wide(),
-            d_gate: wide(),
-            d_up: wide(),
-        }
+            inputs: (0..trained).map(|_| hidden()).collect::<Result<_>>()?,
+            kept: (0..sets).map(|_| kept()).collect::<Result<_>>()?,
+            x: hidden()?,
+            normed: hidden()?,
+            post_normed: hidden()?,
+            activated: wide()?,
+            losses: dev.zeros(&[tokens], DType::F32)?,
+            dx: hidden()?,
+            d_normed: hidden()?,
+            d_attended: queries()?,
+            dq: queries()?,
+            dk: keys()?,
+            dv: keys()?,
+            d_activated: wide()?,
+            d_gate: wide()?,
+            d_up: wide()?,
+        })
     }
 
     /// Bytes of [`Activations::new`] when `trained` of the blocks are kept.

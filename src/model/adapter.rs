@@ -287,7 +287,7 @@ fn save(
         list().map(|(name, tensor)| TensorSpec::new(name, DType::F32, tensor.shape())).collect();
     write_file(&dir.join(WEIGHTS), |out| {
         out.write_all(&header_bytes(&specs))?;
-        list().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
+        list().try_for_each(|(_, tensor)| out.write_all(tensor.host().map_err(std::io::Error::other)?.bytes()))
     })?;
     write_file(&dir.join(CONFIG), |out| {
         serde_json::to_writer_pretty(&mut *out, &config.to_json(base))?;

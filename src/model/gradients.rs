@@ -1,9 +1,9 @@
 //! Gradients, shaped like the model they belong to, and the list of parameters that training changes.
 
 use super::linear::Linear;
-use super::llama::Llama;
+use super::llama::{Block, Llama};
 use super::lora::Projection;
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -64,48 +64,50 @@ pub struct Gradients {
     pub lm_head: Option<Tensor>,
 }
 
-fn like(tensor: &Tensor) -> Tensor {
-    Tensor::zeros(tensor.shape(), DType::F32)
-}
-
 impl Gradients {
     /// Zeros for the parameters of `model` that are trained.
-    pub fn new(model: &Llama, trainable: Trainable) -> Gradients {
+    pub fn new(dev: &Device, model: &Llama, trainable: Trainable) -> Result<Gradients> {
         let all = trainable == Trainable::All;
-        let full = |tensor: &Tensor| all.then(|| like(tensor));
-        let linear = |linear: &Linear| LinearGradients {
-            weight: full(&linear.weight),
-            bias: linear.bias.as_deref().and_then(full),
-            lora: match &linear.lora {
-                Some(lora) if !all => Some(LoraGradients { a: like(&lora.a), b: like(&lora.b) }),
-                _ => None,
-            },
+        let like = |tensor: &Tensor| dev.zeros(tensor.shape(), DType::F32);
+        let full = |tensor: &Tensor| all.then(|| like(tensor)).transpose();
+        let linear = |linear: &Linear| {
+            Ok(LinearGradients {
+                weight: full(&linear.weight)?,
+                bias: linear.bias.as_deref().map_or(Ok(None), full)?,
+                lora: match &linear.lora {
+                    Some(lora) if !all => Some(LoraGradients { a: like(&lora.a)?, b: like(&lora.b)? }),
+                    _ => None,
+                },
+            })
         };
-        let blocks = model.blocks.iter().map(|block| BlockGradients {
-            input_norm: full(&block.input_norm),
-            post_norm: full(&block.post_norm),
-            projections: Projection::ALL.map(|p| linear(block.projection(p))),
-        });
-        Gradients {
-            embed_tokens: full(&model.embed_tokens),
-            blocks: blocks.collect(),
-            norm: full(&model.norm),
-            lm_head: model.lm_head.as_deref().and_then(full),
-        }
+        let of_block = |block: &Block| {
+            Ok(BlockGradients {
+                input_norm: full(&block.input_norm)?,
+                post_norm: full(&block.post_norm)?,
+                projections: each_projection(|p| linear(block.projection(p)))?,
+            })
+        };
+        Ok(Gradients {
+            embed_tokens: full(&model.embed_tokens)?,
+            blocks: model.blocks.iter().map(of_block).collect::<Result<_>>()?,
+            norm: full(&model.norm)?,
+            lm_head: model.lm_head.as_deref().map_or(Ok(None), full)?,
+        })
     }
 
     /// Zeros for the weights of the seven projections of the named blocks; everything else is frozen.
-    pub fn of_projections(model: &Llama, blocks: &[usize]) -> Gradients {
-        let of_block = |l: usize| BlockGradients {
-            input_norm: None,
-            post_norm: None,
-            projections: Projection::ALL.map(|p| LinearGradients {
-                weight: blocks.contains(&l).then(|| like(&model.blocks[l].projection(p).weight)),
-                ..LinearGradients::default()
-            }),
+    pub fn of_projections(dev: &Device, model: &Llama, blocks: &[usize]) -> Result<Gradients> {
+        let weight = |l: usize, p: Projection| {
+            let weight = &model.blocks[l].projection(p).weight;
+            blocks.contains(&l).then(|| dev.zeros(weight.shape(), DType::F32)).transpose()
         };
-        let blocks = (0..model.blocks.len()).map(of_block).collect();
-        Gradients { embed_tokens: None, blocks, norm: None, lm_head: None }
+        let of_block = |l: usize| {
+            let projections =
+                each_projection(|p| Ok(LinearGradients { weight: weight(l, p)?, ..LinearGradients::default() }))?;
+            Ok(BlockGradients { input_norm: None, post_norm: None, projections })
+        };
+        let blocks = (0..model.blocks.len()).map(of_block).collect::<Result<_>>()?;
+        Ok(Gradients { embed_tokens: None, blocks, norm: None, lm_head: None })
     }
 
     /// The lowest block with a trained parameter: backward stops there. 0 when the embedding is trained.
@@ -138,7 +140,7 @@ impl Gradients {
     }
 
     /// Sets every gradient to zero.
-    pub fn zero(&mut self) {
+    pub fn zero(&mut self) -> Result<()> {
         let mut all: Vec<&mut Tensor> = Vec::new();
         all.extend(&mut self.embed_tokens);
         for block in &mut self.blocks {
@@ -152,8 +154,19 @@ impl Gradients {
         }
         all.extend(&mut self.norm);
         all.extend(&mut self.lm_head);
-        all.into_iter().for_each(|t| t.f32_mut().fill(0.0));
+        all.into_iter().try_for_each(Tensor::zero)
     }
+}
+
+/// What `of` gives for each of the seven projections, in their order.
+fn each_projection(
+    mut of: impl FnMut(Projection) -> Result<LinearGradients>,
+) -> Result<[LinearGradients; Projection::ALL.len()]> {
+    let mut all: [LinearGradients; Projection::ALL.len()] = Default::default();
+    for (gradients, projection) in all.iter_mut().zip(Projection::ALL) {
+        *gradients = of(projection)?;
+    }
+    Ok(all)
 }
 
 fn unique(tensor: &mut Arc<Tensor>) -> Result<&mut Tensor> {

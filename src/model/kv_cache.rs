@@ -1,11 +1,12 @@
 //! Keys and values of generated sequences, in pages. Who owns which page is the scheduler's business (`generate/`).
 
 use super::Config;
-use crate::device::{DType, Tensor};
+use crate::device::{Device, Tensor};
+use crate::error::Result;
 
 /// Pages of keys and values, one pair of pools per block.
 pub struct KvCache {
-    /// Per block: keys and values, F32 `[pages * page_size, n_kv_heads * head_dim]`.
+    /// Per block: keys and values, `[pages * page_size, n_kv_heads * head_dim]` of the device's activation type.
     pub layers: Vec<(Tensor, Tensor)>,
     /// Tokens in one page.
     pub page_size: usize,
@@ -13,16 +14,15 @@ pub struct KvCache {
 
 impl KvCache {
     /// Bytes of one token's keys and values over all blocks.
-    pub fn bytes_per_token(config: &Config) -> usize {
-        2 * 4 * config.num_hidden_layers * config.heads.n_kv_heads * config.heads.head_dim
+    pub fn bytes_per_token(dev: &Device, config: &Config) -> usize {
+        2 * dev.activation().size() * config.num_hidden_layers * config.heads.n_kv_heads * config.heads.head_dim
     }
 
-    /// Room for `pages` pages of `page_size` tokens. Memory is taken as pages are first written.
-    pub fn new(config: &Config, pages: usize, page_size: usize) -> KvCache {
+    /// Room for `pages` pages of `page_size` tokens. The CPU takes memory as pages are first written.
+    pub fn new(dev: &Device, config: &Config, pages: usize, page_size: usize) -> Result<KvCache> {
         let shape = [pages * page_size, config.heads.n_kv_heads * config.heads.head_dim];
-        let layers = (0..config.num_hidden_layers)
-            .map(|_| (Tensor::zeros(&shape, DType::F32), Tensor::zeros(&shape, DType::F32)))
-            .collect();
-        KvCache { layers, page_size }
+        let pool = || dev.zeros(&shape, dev.activation());
+        let layers = (0..config.num_hidden_layers).map(|_| Ok((pool()?, pool()?)));
+        Ok(KvCache { layers: layers.collect::<Result<_>>()?, page_size })
     }
 }

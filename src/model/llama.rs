@@ -150,9 +150,9 @@ impl Llama {
     /// `log p(next token)` at every position of the batch, 0 at the last position of each sequence.
     pub fn next_token_log_probs(&self, dev: &Device, batch: &Batch, ws: &mut Workspace) -> Result<Vec<f32>> {
         self.forward(dev, batch, ws, &mut |_, _| Ok(()))?;
-        let mut out = Tensor::zeros(&[batch.tokens()], DType::F32);
+        let mut out = dev.zeros(&[batch.tokens()], DType::F32)?;
         log_probs(dev, &mut out, &ws.hidden, self.head_weight(), &batch.next_tokens())?;
-        Ok(out.f32().to_vec())
+        Ok(out.host()?.f32().to_vec())
     }
 
     /// The same model without the blocks named in `drop` (0-based); weights are shared, nothing is copied.
@@ -236,7 +236,8 @@ impl Llama {
     }
 }
 
-/// Activation buffers of a forward pass, planned once for the largest batch. All F32 `[tokens, features]`.
+/// Activation buffers of a forward pass, planned once for the largest batch: `[tokens, features]` of the device's
+/// [activation](Device::activation) type.
 pub struct Workspace {
     /// Residual stream.
     pub x: Tensor,
@@ -254,21 +255,21 @@ pub struct Workspace {
 
 impl Workspace {
     /// Buffers for batches of at most `tokens` tokens.
-    pub fn new(config: &Config, tokens: usize) -> Workspace {
-        let buffer = |features: usize| Tensor::zeros(&[tokens, features], DType::F32);
+    pub fn new(dev: &Device, config: &Config, tokens: usize) -> Result<Workspace> {
+        let buffer = |features: usize| dev.zeros(&[tokens, features], dev.activation());
         let heads = config.heads;
-        Workspace {
-            x: buffer(config.hidden_size),
-            hidden: buffer(config.hidden_size),
-            q: buffer(heads.n_heads * heads.head_dim),
-            k: buffer(heads.n_kv_heads * heads.head_dim),
-            v: buffer(heads.n_kv_heads * heads.head_dim),
-            attended: buffer(heads.n_heads * heads.head_dim),
-            lse: buffer(heads.n_heads),
-            gate: buffer(config.intermediate_size),
-            up: buffer(config.intermediate_size),
-            activated: buffer(config.intermediate_size),
-        }
+        Ok(Workspace {
+            x: buffer(config.hidden_size)?,
+            hidden: buffer(config.hidden_size)?,
+            q: buffer(heads.n_heads * heads.head_dim)?,
+            k: buffer(heads.n_kv_heads * heads.head_dim)?,
+            v: buffer(heads.n_kv_heads * heads.head_dim)?,
+            attended: buffer(heads.n_heads * heads.head_dim)?,
+            lse: dev.zeros(&[tokens, heads.n_heads], DType::F32)?,
+            gate: buffer(config.intermediate_size)?,
+            up: buffer(config.intermediate_size)?,
+            activated: buffer(config.intermediate_size)?,
+        })
     }
 
     /// Bytes of [`Workspace::new`] for `tokens` tokens.

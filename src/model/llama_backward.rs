@@ -102,7 +102,7 @@ impl Llama {
         if let Some(d_table) = &mut grads.embed_tokens {
             embedding_backward(dev, d_table, &ws.dx, &batch.ids)?;
         }
-        Ok(ws.losses.f32().iter().map(|&l| f64::from(l)).sum())
+        Ok(ws.losses.host()?.f32().iter().map(|&l| f64::from(l)).sum())
     }
 
     /// [`Llama::forward`], keeping what the backward pass reads. `ws.normed` holds the final hidden states afterwards.
@@ -119,7 +119,7 @@ impl Llama {
         for (l, block) in self.blocks.iter().enumerate() {
             let pass = Pass { dev, batch, l, dropout };
             if l >= ws.lowest_block {
-                ws.inputs[l - ws.lowest_block].f32_mut().copy_from_slice(ws.x.f32());
+                ws.inputs[l - ws.lowest_block].copy_from(&ws.x)?;
             }
             self.block_inner(&pass, block, ws)?;
             let key = pass.key(Projection::DownProj);
@@ -140,7 +140,7 @@ impl Llama {
         rope(dev, k, &pass.batch.positions, &self.inv_freq)?;
         attention(dev, attended, lse, q, k, v, &pass.batch.cu_seqlens, self.config.heads)?;
         block.o.forward_dropout(dev, &mut ws.x, attended, Store::Add, pass.key(Projection::OProj))?;
-        middle.f32_mut().copy_from_slice(ws.x.f32());
+        middle.copy_from(&ws.x)?;
         rmsnorm(dev, &mut ws.post_normed, middle, &block.post_norm, eps)?;
         block.gate.forward_dropout(dev, gate, &ws.post_normed, Store::Replace, pass.key(Projection::GateProj))?;
         block.up.forward_dropout(dev, up, &ws.post_normed, Store::Replace, pass.key(Projection::UpProj))?;
@@ -152,7 +152,7 @@ impl Llama {
         let (dev, eps) = (pass.dev, self.config.rms_norm_eps);
         let input = &ws.inputs[pass.l - ws.lowest_block];
         if ws.recompute == Recompute::Block {
-            ws.x.f32_mut().copy_from_slice(input.f32());
+            ws.x.copy_from(input)?;
             return self.block_inner(pass, block, ws);
         }
         let kept = &ws.kept[ws.slot(pass.l)];

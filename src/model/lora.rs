@@ -3,10 +3,11 @@
 use super::gradients::LoraGradients;
 use super::linear::Linear;
 use super::llama::{Block, Llama};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::dropout::dropout;
 use crate::ops::matmul::{Store, matmul_nn, matmul_nt, matmul_tn};
+use crate::ops::scale::scale;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -133,37 +134,28 @@ impl Lora {
         matmul_tn(dev, &mut grads.b, dy, &low, Store::Add)?;
         let mut d_low = low;
         matmul_nn(dev, &mut d_low, dy, &self.b, Store::Replace)?;
-        self.scale_in_place(&mut d_low);
+        scale(dev, &mut d_low, self.scale)?;
         matmul_tn(dev, &mut grads.a, &d_low, seen, Store::Add)?;
         let Some(dx) = dx else { return Ok(()) };
-        if key.is_none() {
-            return matmul_nn(dev, dx, &d_low, &self.a, Store::Add);
-        }
-        let mut d_dropped = Tensor::zeros(x.shape(), DType::F32);
+        let Some(key) = key else { return matmul_nn(dev, dx, &d_low, &self.a, Store::Add) };
+        let mut d_dropped = dev.zeros(x.shape(), x.dtype())?;
         matmul_nn(dev, &mut d_dropped, &d_low, &self.a, Store::Replace)?;
-        if let Some(masked) = dropped(dev, &d_dropped, key)? {
-            dx.f32_mut().iter_mut().zip(masked.f32()).for_each(|(d, m)| *d += m);
-        }
-        Ok(())
+        dropout(dev, dx, &d_dropped, key.p, key.seed, key.stream, Store::Add)
     }
 
     /// `scale * x · Aᵀ`, F32 `[tokens, rank]`.
     fn low_rank(&self, dev: &Device, x: &Tensor) -> Result<Tensor> {
-        let mut low = Tensor::zeros(&[x.rows(), self.rank()], DType::F32);
+        let mut low = dev.zeros(&[x.rows(), self.rank()], x.dtype())?;
         matmul_nt(dev, &mut low, x, &self.a, None, Store::Replace)?;
-        self.scale_in_place(&mut low);
+        scale(dev, &mut low, self.scale)?;
         Ok(low)
-    }
-
-    fn scale_in_place(&self, low: &mut Tensor) {
-        low.f32_mut().iter_mut().for_each(|v| *v *= self.scale);
     }
 }
 
 fn dropped(dev: &Device, x: &Tensor, key: Option<DropoutKey>) -> Result<Option<Tensor>> {
     let Some(key) = key else { return Ok(None) };
-    let mut y = Tensor::zeros(x.shape(), DType::F32);
-    dropout(dev, &mut y, x, key.p, key.seed, key.stream)?;
+    let mut y = dev.zeros(x.shape(), x.dtype())?;
+    dropout(dev, &mut y, x, key.p, key.seed, key.stream, Store::Replace)?;
     Ok(Some(y))
 }
 

@@ -1,5 +1,6 @@
 //! Dropout (Srivastava et al. 2014) with counter-based masks: the mask is never stored, the backward pass draws it again.
 
+use super::matmul::Store;
 use super::{check, philox};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
@@ -8,28 +9,27 @@ use rayon::prelude::*;
 /// Elements of one parallel task: a multiple of the 4 words of a Philox block.
 const CHUNK: usize = 1 << 14;
 
-/// `y[i] = x[i] / (1 - p)` with probability `1 - p`, else 0. Backward is the same call on the gradient.
+/// `y[i] (+)= x[i] / (1 - p)` with probability `1 - p`, else 0. Backward is the same call on the gradient.
 ///
 /// `x`, `y`: F32 of one shape; `p` in `[0, 1)`. Element `i` uses word `i` of the Philox stream `(seed, stream)`, so a mask
 /// depends on nothing else. Errors on another `p`.
-pub fn dropout(dev: &Device, y: &mut Tensor, x: &Tensor, p: f32, seed: u64, stream: u64) -> Result<()> {
+pub fn dropout(dev: &Device, y: &mut Tensor, x: &Tensor, p: f32, seed: u64, stream: u64, store: Store) -> Result<()> {
     check("dropout", "x", x, DType::F32, x.shape())?;
     check("dropout", "y", y, DType::F32, x.shape())?;
     if !(0.0..1.0).contains(&p) {
         return Err(Error::shape("dropout", "p", "a probability in [0, 1)", p.to_string()));
     }
     let n = x.elements() as u64;
-    let _span = dev.span(Op::Dropout, Cost { flops: n, bytes: 8 * n });
-    if p == 0.0 {
-        y.f32_mut().copy_from_slice(x.f32());
-        return Ok(());
-    }
+    let add = store == Store::Add;
+    let (flops, bytes) = if add { (2 * n, 12 * n) } else { (n, 8 * n) };
+    let _span = dev.span(Op::Dropout, Cost { flops, bytes });
     let keep = 1.0 / (1.0 - p);
     y.f32_mut().par_chunks_mut(CHUNK).zip(x.f32().par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
         for (i, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {
             let words = philox::block(seed, stream, (chunk * CHUNK / 4 + i) as u64);
             for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
-                *y = if philox::unit(word) >= p { x * keep } else { 0.0 };
+                let kept = if philox::unit(word) >= p { x * keep } else { 0.0 };
+                *y = if add { *y + kept } else { kept };
             }
         }
     });
@@ -45,7 +45,7 @@ mod tests {
     fn kept_elements_are_scaled_and_the_share_is_right() {
         let n = 3 * CHUNK + 5;
         let (x, mut y) = (Tensor::from_f32(&vec![1.0; n], &[n]), unwritten(&[n]));
-        dropout(&Device::cpu(), &mut y, &x, 0.25, 7, 3).unwrap();
+        dropout(&Device::cpu(), &mut y, &x, 0.25, 7, 3, Store::Replace).unwrap();
         assert!(y.f32().iter().all(|&y| y == 0.0 || y == 1.0 / 0.75));
         let kept = y.f32().iter().filter(|&&y| y != 0.0).count() as f64 / n as f64;
         // Four standard deviations of a share of 49,157 draws.
@@ -56,7 +56,7 @@ mod tests {
     fn an_element_depends_on_seed_stream_and_its_number_alone() {
         let mask = |n: usize, seed, stream| {
             let (x, mut y) = (random_tensor(&[n], 1), unwritten(&[n]));
-            dropout(&Device::cpu(), &mut y, &x, 0.5, seed, stream).unwrap();
+            dropout(&Device::cpu(), &mut y, &x, 0.5, seed, stream, Store::Replace).unwrap();
             y.f32().iter().map(|&y| y != 0.0).collect::<Vec<_>>()
         };
         let long = mask(CHUNK + 9, 1, 2);
@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn a_probability_of_one_is_refused_and_zero_copies() {
         let (x, mut y) = (random_tensor(&[9], 1), unwritten(&[9]));
-        assert!(dropout(&Device::cpu(), &mut y, &x, 1.0, 0, 0).is_err());
-        assert!(dropout(&Device::cpu(), &mut y, &x, f32::NAN, 0, 0).is_err());
-        dropout(&Device::cpu(), &mut y, &x, 0.0, 0, 0).unwrap();
+        assert!(dropout(&Device::cpu(), &mut y, &x, 1.0, 0, 0, Store::Replace).is_err());
+        assert!(dropout(&Device::cpu(), &mut y, &x, f32::NAN, 0, 0, Store::Replace).is_err());
+        dropout(&Device::cpu(), &mut y, &x, 0.0, 0, 0, Store::Replace).unwrap();
         assert_eq!(x.f32(), y.f32());
     }
 }

@@ -125,8 +125,7 @@ fn copy(files: &WeightFiles, name: &str, to: &mut crate::device::Tensor) -> Resu
         let path = files.tensors.get(name).map(|info| files.path(info)).unwrap_or(Path::new(""));
         return Err(Error::format(path, format!("tensor {name}"), format!("F32 {:?}", to.shape()), found));
     }
-    to.f32_mut().copy_from_slice(from.f32());
-    Ok(())
+    to.copy_from(&from)
 }
 
 fn save_optimizer(trainer: &mut Trainer, path: &Path) -> Result<()> {
@@ -138,6 +137,10 @@ fn save_optimizer(trainer: &mut Trainer, path: &Path) -> Result<()> {
     let specs: Vec<TensorSpec> = first.chain(second).collect();
     write_file(path, |out| {
         out.write_all(&header_bytes(&specs))?;
-        trainer.m.iter().chain(&trainer.v).try_for_each(|t| out.write_all(t.bytes()))
+        trainer
+            .m
+            .iter()
+            .chain(&trainer.v)
+            .try_for_each(|t| out.write_all(t.host().map_err(std::io::Error::other)?.bytes()))
     })
 }

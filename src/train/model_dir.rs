@@ -100,7 +100,7 @@ fn save(trainer: &mut Trainer, dir: &Path, dtype: impl Fn(&str) -> DType) -> Res
     let mut writer = SafetensorsWriter::create(dir, specs, Some(MAX_SHARD))?;
     for (name, tensor) in parameters {
         let dtype = dtype(&name);
-        for part in tensor.f32().chunks(1 << 20) {
+        for part in tensor.host()?.f32().chunks(1 << 20) {
             writer.append(&round_to(dtype, &name, part)?)?;
         }
     }

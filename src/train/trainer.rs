@@ -143,10 +143,12 @@ impl Trainer {
                 Trainable::Lora
             }
         };
-        let grads = Gradients::new(&model, trainable);
-        let like = || grads.tensors().into_iter().map(|g| Tensor::zeros(g.shape(), DType::F32)).collect();
-        let (m, v) = (like(), like());
-        let ws = Activations::new(&model, options.max_tokens, options.recompute, grads.lowest_block());
+        let grads = Gradients::new(dev, &model, trainable)?;
+        let like = || -> Result<Vec<Tensor>> {
+            grads.tensors().into_iter().map(|g| dev.zeros(g.shape(), DType::F32)).collect()
+        };
+        let (m, v) = (like()?, like()?);
+        let ws = Activations::new(dev, &model, options.max_tokens, options.recompute, grads.lowest_block())?;
         Ok(Trainer { dev: dev.clone(), model, options, trainable, grads, m, v, ws, steps: 0, micro_batches: 0 })
     }
 
@@ -190,7 +192,7 @@ impl Trainer {
                 "a batch in which every token is masked",
             ));
         }
-        self.grads.zero();
+        self.grads.zero()?;
         let scale = (1.0 / targets as f64) as f32;
         let (mut sum, mut tokens) = (0.0, 0);
         for micro_batch in micro_batches {

@@ -17,7 +17,7 @@ pub(super) fn perplexity(
     let scored: usize = sequences.iter().map(|s| s.len().saturating_sub(1)).sum();
     let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
     let tokens: usize = batches.iter().map(Batch::tokens).sum();
-    let mut ws = Workspace::new(&model.config, longest);
+    let mut ws = Workspace::new(dev, &model.config, longest)?;
     let progress = Progress::start("score", (tokens * candidates.len()) as u64, "tokens");
     candidates
         .iter()

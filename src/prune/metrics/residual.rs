@@ -7,6 +7,7 @@ use super::Tokens;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::model::{Batch, Llama, Workspace};
+use crate::ops::gather::gather_rows;
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -54,20 +55,23 @@ fn mean_over_tokens(
     let mut count = 0usize;
     let passes = passes(sequences);
     let longest = passes.iter().map(|pass| pass.iter().map(Vec::len).sum()).max().unwrap_or(0);
-    let mut ws = Workspace::new(&model.config, longest);
+    let mut ws = Workspace::new(dev, &model.config, longest)?;
     let hidden = model.config.hidden_size;
     let progress = Progress::start("score", sequences.iter().map(|s| s.len() as u64).sum(), "tokens");
     for pass in passes {
         crate::interrupt::check()?;
         let batch = Batch::pack(pass);
-        let rows: Vec<usize> = match tokens {
-            Tokens::Last => batch.cu_seqlens.u32()[1..].iter().map(|&end| end as usize - 1).collect(),
-            Tokens::Mean => (0..batch.tokens()).collect(),
+        let rows: Vec<u32> = match tokens {
+            Tokens::Last => batch.cu_seqlens.u32()[1..].iter().map(|&end| end - 1).collect(),
+            Tokens::Mean => (0..batch.tokens() as u32).collect(),
         };
         count += rows.len();
         let mut ring: Vec<Vec<f32>> = vec![vec![0.0; rows.len() * hidden]; reach];
+        let mut gathered = dev.zeros(&[rows.len(), hidden], dev.activation())?;
+        let rows = Tensor::from_u32(&rows);
         model.forward(dev, &batch, &mut ws, &mut |l, x| {
-            gather(&mut ring[l % reach], x, &rows);
+            gather_rows(dev, &mut gathered, x, &rows)?;
+            gathered.host()?.read_f32(0, &mut ring[l % reach]);
             let after = &ring[l % reach];
             for &i in by_end.get(&l).map_or(&[][..], Vec::as_slice) {
                 let before = &ring[candidates[i].0 % reach];
@@ -99,13 +103,6 @@ pub(super) fn passes(sequences: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
         groups.push(&sequences[start..]);
     }
     groups
-}
-
-fn gather(out: &mut [f32], x: &Tensor, rows: &[usize]) {
-    let hidden = x.row_len();
-    for (out, &row) in out.chunks_exact_mut(hidden).zip(rows) {
-        out.copy_from_slice(&x.f32()[row * hidden..(row + 1) * hidden]);
-    }
 }
 
 /// Cosine of the angle between two vectors, in double precision; exactly 1 for equal vectors, NaN when one is zero.

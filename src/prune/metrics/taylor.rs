@@ -27,8 +27,8 @@ pub(super) fn taylor(
     let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
     let tokens: usize = batches.iter().map(Batch::tokens).sum();
     let blocks: Vec<usize> = candidates.iter().flat_map(|&(start, end)| start..end).collect();
-    let mut grads = Gradients::of_projections(model, &blocks);
-    let mut ws = Activations::new(model, longest, Recompute::Block, grads.lowest_block());
+    let mut grads = Gradients::of_projections(dev, model, &blocks)?;
+    let mut ws = Activations::new(dev, model, longest, Recompute::Block, grads.lowest_block())?;
     let scale = (1.0 / scored as f64) as f32;
     let progress = Progress::start("score", tokens as u64, "tokens");
     for batch in &batches {
@@ -36,11 +36,12 @@ pub(super) fn taylor(
         model.forward_backward(dev, batch, &batch.next_tokens(), scale, None, &mut ws, &mut grads)?;
         progress.add(batch.tokens() as u64);
     }
-    let of_block = |l: usize| -> f64 {
+    let of_block = |l: usize| -> Result<f64> {
         let weights = projections(&model.blocks[l]).into_iter().zip(&grads.blocks[l].projections);
-        weights.filter_map(|(weight, grad)| Some(sum_of_products(weight, grad.weight.as_ref()?))).sum()
+        let products = weights.filter_map(|(weight, grad)| Some((weight, grad.weight.as_ref()?)));
+        products.map(|(weight, grad)| Ok(sum_of_products(weight.host()?, grad.host()?))).sum()
     };
-    Ok(candidates.iter().map(|&(start, end)| (start..end).map(of_block).sum()).collect())
+    candidates.iter().map(|&(start, end)| (start..end).map(of_block).sum()).collect()
 }
 
 /// `Σ |weight · grad|` in double precision; the order of the sum does not depend on the number of threads.
