@@ -1,10 +1,10 @@
 //! `ratoon bench`.
 
 use super::Context;
+use super::train_step::TrainStepArgs;
 use clap::ValueEnum;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
-use ratoon::eval::bench_training::{StepShape, TrainBenchOptions};
 use ratoon::model::source;
 use ratoon::{Error, Result};
 
@@ -31,18 +31,8 @@ pub struct Args {
     /// Prefill computes the logits of every position, not of the last alone.
     #[arg(long)]
     all_logits: bool,
-    /// Measure training steps: forward, backward, clipping and AdamW.
-    #[arg(long)]
-    train: bool,
-    /// Sequences of a training step and tokens of each.
-    #[arg(long, value_name = "SEQUENCESxTOKENS", default_value = "4x512", requires = "train")]
-    train_tokens: StepShape,
-    /// Rank of the trained adapter, on all seven projections.
-    #[arg(long, default_value_t = 8, requires = "train")]
-    lora_r: usize,
-    /// Train every weight instead of an adapter.
-    #[arg(long, requires = "train", conflicts_with = "lora_r")]
-    full: bool,
+    #[command(flatten)]
+    train: TrainStepArgs,
     /// Format of the results.
     #[arg(short = 'o', long, value_enum, default_value = "md")]
     output: Format,
@@ -70,9 +60,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         repetitions: args.repetitions,
         all_logits: args.all_logits,
     };
-    let lora_r = (!args.full).then_some(args.lora_r);
-    let training = args.train.then_some(TrainBenchOptions { shape: args.train_tokens, lora_r });
-    let rows = bench(&context.device, &dir, &options, training.as_ref())?;
+    let rows = bench(&context.device, &dir, &options, args.train.step().as_ref())?;
     let format = if context.json { Format::Json } else { args.output };
     print!("{}", render(&rows, format)?);
     Ok(())

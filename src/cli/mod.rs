@@ -15,6 +15,7 @@ mod prune;
 mod run;
 mod score;
 mod summary;
+mod train_step;
 
 use ratoon::Result;
 use ratoon::device::Device;

@@ -37,6 +37,7 @@ operations! {
     RmsNormBackward "rmsnorm_backward",
     Gather "gather",
     Matmul "matmul",
+    BiasBackward "bias_backward",
     Rope "rope",
     RopeBackward "rope_backward",
     Attention "attention",

@@ -1,6 +1,6 @@
 //! Speed of prefill, decode and training, with llama-bench's test names and JSON keys, and what they are in FLOP/s and bytes/s.
 
-use super::bench_training::TrainBenchOptions;
+use super::training_step::{TrainingStep, spread_ids};
 use crate::device::peak::{self, Peak};
 use crate::device::{DType, Device, Entry, Op, Tensor};
 use crate::error::{Error, Result};
@@ -179,7 +179,7 @@ impl<'a> Bench<'a> {
     pub fn prefill(&self, n: usize) -> Result<BenchRow> {
         self.check_length("--n-prompt", n)?;
         let config = &self.model.config;
-        let batch = Batch::pack(&[self.tokens(n)]);
+        let batch = Batch::pack(&[spread_ids(n, config.vocab_size)]);
         let mut ws = Workspace::new(self.dev, config, n)?;
         let rows: Vec<u32> = if self.all_logits { (0..n as u32).collect() } else { vec![n as u32 - 1] };
         let at_once = LOGIT_ROWS.min(rows.len());
@@ -213,7 +213,7 @@ impl<'a> Bench<'a> {
         let mut table = Tensor::zeros(&[batch, pages], DType::U32);
         table.u32_mut().copy_from_slice(&page_table);
         let cu_seqlens = Tensor::from_u32(&(0..=batch as u32).collect::<Vec<u32>>());
-        let ids = Tensor::from_u32(&self.tokens(batch));
+        let ids = Tensor::from_u32(&spread_ids(batch, config.vocab_size));
         let test = if batch == 1 { format!("tg{n}") } else { format!("tg{n} b{batch}") };
         let row = self.measure(test, n * batch, || {
             for step in 0..n {
@@ -235,13 +235,7 @@ impl<'a> Bench<'a> {
         Ok(BenchRow { n_gen: n, n_seqs: batch, ..row })
     }
 
-    /// `n` ids of the vocabulary, the same at every call, spread so that no two rows of the embedding lie together.
-    pub(super) fn tokens(&self, n: usize) -> Vec<u32> {
-        let vocab = self.model.config.vocab_size as u64;
-        (0..n as u64).map(|i| ((i + 1) * 2_654_435_761 % vocab) as u32).collect()
-    }
-
-    pub(super) fn check_length(&self, option: &str, n: usize) -> Result<()> {
+    fn check_length(&self, option: &str, n: usize) -> Result<()> {
         let longest = self.model.config.max_position_embeddings;
         if (1..=longest).contains(&n) {
             return Ok(());
@@ -255,7 +249,7 @@ pub fn bench(
     dev: &Device,
     dir: &Path,
     options: &BenchOptions,
-    training: Option<&TrainBenchOptions>,
+    training: Option<&TrainingStep>,
 ) -> Result<Vec<BenchRow>> {
     let mut rows = Vec::new();
     let lengths = |list: &[usize]| list.iter().copied().filter(|&n| n > 0).collect::<Vec<usize>>();
@@ -298,7 +292,7 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 /// Every weight of a model, a tied head once.
-fn weights(model: &Llama) -> Vec<&Tensor> {
+pub(super) fn weights(model: &Llama) -> Vec<&Tensor> {
     let mut tensors = vec![&*model.embed_tokens, &*model.norm];
     tensors.extend(model.lm_head.as_deref());
     for block in &model.blocks {

@@ -95,23 +95,47 @@ pub struct FlopsCut {
     pub kv_bytes: f64,
 }
 
-/// What the ledger counted against what the formula says, in FLOPs.
+/// FLOPs of one operation in a pass: what the ledger counted and what the formula says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Name of the operation.
+    pub operation: &'static str,
+    /// Counted.
+    pub counted: u64,
+    /// By the formula.
+    pub expected: u64,
+}
+
+/// What the ledger counted for a real pass against what the formula says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LedgerCheck {
-    /// Matrix products: counted.
-    pub matmul_counted: u64,
-    /// Matrix products: by the formula.
-    pub matmul_expected: u64,
-    /// Attention: counted.
-    pub attention_counted: u64,
-    /// Attention: by the formula.
-    pub attention_expected: u64,
+    /// The pass, for people.
+    pub pass: String,
+    /// Matrix products and attention.
+    pub counts: Vec<Count>,
 }
 
 impl LedgerCheck {
-    /// Both counts equal their formula exactly.
+    /// Runs the pass and takes from the ledger what it did of each operation.
+    pub fn count(
+        dev: &Device,
+        pass: String,
+        expected: &[(Op, u64)],
+        run: impl FnOnce() -> Result<()>,
+    ) -> Result<LedgerCheck> {
+        let before: Vec<Entry> = expected.iter().map(|&(op, _)| dev.ledger().entry(op)).collect();
+        run()?;
+        let counts = expected.iter().zip(before).map(|(&(op, expected), before)| Count {
+            operation: op.name(),
+            counted: (dev.ledger().entry(op) - before).flops,
+            expected,
+        });
+        Ok(LedgerCheck { pass, counts: counts.collect() })
+    }
+
+    /// Every count equals its formula exactly.
     pub fn exact(&self) -> bool {
-        self.matmul_counted == self.matmul_expected && self.attention_counted == self.attention_expected
+        self.counts.iter().all(|count| count.counted == count.expected)
     }
 }
 
@@ -124,22 +148,18 @@ pub fn check_forward(dev: &Device, model: &Llama, seq_len: usize) -> Result<Ledg
     let flops = Flops::new(&model.config, seq_len as u64);
     let vocab = model.config.vocab_size;
     let ids: Vec<u32> = (0..seq_len).map(|i| (i % vocab) as u32).collect();
-    let before = [Op::Matmul, Op::Attention].map(|op| dev.ledger().entry(op));
-    let mut ws = Workspace::new(dev, &model.config, seq_len)?;
-    model.forward(dev, &Batch::pack(&[ids]), &mut ws, &mut |_, _| Ok(()))?;
-    let rows: Vec<u32> = (0..seq_len as u32).collect();
-    for rows in rows.chunks(LOGIT_ROWS) {
-        let mut hidden = dev.zeros(&[rows.len(), model.config.hidden_size], ws.hidden.dtype())?;
-        gather_rows(dev, &mut hidden, &ws.hidden, &Tensor::from_u32(rows))?;
-        let mut logits = dev.zeros(&[rows.len(), vocab], DType::F32)?;
-        matmul_nt(dev, &mut logits, &hidden, model.head(), None, Store::Replace)?;
-    }
-    let counted = |op: Op, before: Entry| (dev.ledger().entry(op) - before).flops;
-    Ok(LedgerCheck {
-        matmul_counted: counted(Op::Matmul, before[0]),
-        matmul_expected: flops.seq_len * flops.matmul,
-        attention_counted: counted(Op::Attention, before[1]),
-        attention_expected: flops.attention_per_sequence,
+    let expected = [(Op::Matmul, flops.seq_len * flops.matmul), (Op::Attention, flops.attention_per_sequence)];
+    LedgerCheck::count(dev, format!("forward {seq_len}"), &expected, || {
+        let mut ws = Workspace::new(dev, &model.config, seq_len)?;
+        model.forward(dev, &Batch::pack(&[ids]), &mut ws, &mut |_, _| Ok(()))?;
+        let rows: Vec<u32> = (0..seq_len as u32).collect();
+        for rows in rows.chunks(LOGIT_ROWS) {
+            let mut hidden = dev.zeros(&[rows.len(), model.config.hidden_size], ws.hidden.dtype())?;
+            gather_rows(dev, &mut hidden, &ws.hidden, &Tensor::from_u32(rows))?;
+            let mut logits = dev.zeros(&[rows.len(), vocab], DType::F32)?;
+            matmul_nt(dev, &mut logits, &hidden, model.head(), None, Store::Replace)?;
+        }
+        Ok(())
     })
 }
 

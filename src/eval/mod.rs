@@ -9,11 +9,12 @@
 //! | `tasks/` | multiple choice and generative tasks |
 //! | `evaluate.rs` | all of it, as `ratoon eval` does it |
 //! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
+//! | `training_step.rs`, `training_flops.rs` | a training step of given size, and its FLOPs |
 //! | `subject.rs` | a model with its tokenizer and template |
 //! | `bench.rs`, `bench_training.rs` | prefill, decode and training speed |
 
 pub mod bench;
-pub mod bench_training;
+mod bench_training;
 mod divergence;
 mod evaluate;
 pub mod flops;
@@ -22,6 +23,8 @@ mod own_text;
 mod perplexity;
 mod subject;
 pub mod tasks;
+pub mod training_flops;
+pub mod training_step;
 
 pub use divergence::{Divergence, divergence};
 pub use evaluate::{EvalOptions, EvalReport, TaskReport, evaluate};

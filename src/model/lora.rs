@@ -57,9 +57,14 @@ impl Projection {
         }
     }
 
+    /// Of the attention layer, not of the MLP.
+    pub const fn in_attention(self) -> bool {
+        matches!(self, Projection::QProj | Projection::KProj | Projection::VProj | Projection::OProj)
+    }
+
     /// `self_attn.q_proj` ... `mlp.down_proj`: the path inside a block.
     pub fn path(self) -> String {
-        let part = if self < Projection::GateProj { "self_attn" } else { "mlp" };
+        let part = if self.in_attention() { "self_attn" } else { "mlp" };
         format!("{part}.{}", self.name())
     }
 

@@ -4,14 +4,13 @@ use super::check;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 
-/// `db[j] += Σ_t dy[t, j]`, tokens in order. `db`: F32 `[out]`, `dy`: F32 `[tokens, out]`. Booked as part of the projection's
-/// [`Op::Matmul`]. Error at most `tokens * 2^-24 * Σ|dy|`.
+/// `db[j] += Σ_t dy[t, j]`, tokens in order. `db`: F32 `[out]`, `dy`: F32 `[tokens, out]`. Error at most `tokens * 2^-24 * Σ|dy|`.
 pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
     let (tokens, out) = (dy.rows(), dy.row_len());
     check("bias_backward", "dy", dy, DType::F32, &[tokens, out])?;
     check("bias_backward", "db", db, DType::F32, &[out])?;
     let n = dy.elements() as u64;
-    let _span = dev.span(Op::Matmul, Cost { flops: n, bytes: 4 * n + 8 * out as u64 });
+    let _span = dev.span(Op::BiasBackward, Cost { flops: n, bytes: 4 * n + 8 * out as u64 });
     for row in dy.f32().chunks_exact(out) {
         db.f32_mut().iter_mut().zip(row).for_each(|(d, y)| *d += y);
     }

@@ -2,7 +2,7 @@
 
 use super::trainer::Method;
 use crate::error::{Error, Result};
-use crate::model::{Activations, Config, Recompute};
+use crate::model::{Activations, Config, Projection, Recompute};
 use crate::ops::cross_entropy;
 use serde::{Deserialize, Serialize};
 
@@ -28,18 +28,7 @@ impl MemoryPlan {
         let (trained, weights, blocks_kept) = match method {
             Method::Full => (config.parameters(), 4 * config.parameters(), blocks),
             Method::Lora(lora) => {
-                let heads = config.heads;
-                let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-                let (queries, keys) = (heads.n_heads * heads.head_dim, heads.n_kv_heads * heads.head_dim);
-                let sizes = [
-                    hidden + queries,
-                    hidden + keys,
-                    hidden + keys,
-                    queries + hidden,
-                    hidden + wide,
-                    hidden + wide,
-                    wide + hidden,
-                ];
+                let sizes = Projection::ALL.map(|p| config.projection_shape(p).iter().sum::<usize>());
                 let trained: u64 = lora.places(blocks).map(|(_, p)| (lora.r * sizes[p as usize]) as u64).sum();
                 let lowest = lora.places(blocks).next().map_or(blocks, |(l, _)| l);
                 (trained, weight_bytes + 4 * trained, blocks - lowest)

@@ -2,6 +2,7 @@
 
 use super::Config;
 use crate::device::DType;
+use crate::model::Projection;
 
 impl Config {
     /// Every tensor of the model with its shape, in the order of the forward pass. The output head is listed only when it is
@@ -19,27 +20,31 @@ impl Config {
 
     /// The tensors of block `layer` (0-based) with their shapes.
     pub fn block_tensors(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let q = self.heads.n_heads * self.heads.head_dim;
-        let kv = self.heads.n_kv_heads * self.heads.head_dim;
-        let linears = [
-            ("self_attn.q_proj", q, hidden, self.attention_bias),
-            ("self_attn.k_proj", kv, hidden, self.attention_bias),
-            ("self_attn.v_proj", kv, hidden, self.attention_bias),
-            ("self_attn.o_proj", hidden, q, self.attention_bias),
-            ("mlp.gate_proj", inner, hidden, self.mlp_bias),
-            ("mlp.up_proj", inner, hidden, self.mlp_bias),
-            ("mlp.down_proj", hidden, inner, self.mlp_bias),
-        ];
+        let hidden = self.hidden_size;
         let norm = |name: &str| (format!("model.layers.{layer}.{name}.weight"), vec![hidden]);
         let mut tensors = vec![norm("input_layernorm"), norm("post_attention_layernorm")];
-        for (name, out, inputs, bias) in linears {
+        for projection in Projection::ALL {
+            let (name, [out, inputs]) = (projection.path(), self.projection_shape(projection));
             tensors.push((format!("model.layers.{layer}.{name}.weight"), vec![out, inputs]));
+            let bias = if projection.in_attention() { self.attention_bias } else { self.mlp_bias };
             if bias {
                 tensors.push((format!("model.layers.{layer}.{name}.bias"), vec![out]));
             }
         }
         tensors
+    }
+
+    /// `[out_features, in_features]` of a projection's weight.
+    pub fn projection_shape(&self, projection: Projection) -> [usize; 2] {
+        let (hidden, inner, heads) = (self.hidden_size, self.intermediate_size, self.heads);
+        let (queries, keys) = (heads.n_heads * heads.head_dim, heads.n_kv_heads * heads.head_dim);
+        match projection {
+            Projection::QProj => [queries, hidden],
+            Projection::KProj | Projection::VProj => [keys, hidden],
+            Projection::OProj => [hidden, queries],
+            Projection::GateProj | Projection::UpProj => [inner, hidden],
+            Projection::DownProj => [hidden, inner],
+        }
     }
 
     /// Parameters of the model; a tied output head counts once.
