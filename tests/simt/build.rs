@@ -1,0 +1,54 @@
+//! Compiles kernels/*.cu with the host's C++ compiler, once for each instruction path, into shared libraries that the driver
+//! opens at run time. RATOON_SIMT_ASAN=1 adds AddressSanitizer.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// Compute capabilities whose paths through the kernels differ, times 10.
+const ARCHITECTURES: [&str; 2] = ["75", "80"];
+
+fn main() {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let kernels = root.join("../../kernels");
+    println!("cargo::rerun-if-changed={}", kernels.display());
+    println!("cargo::rerun-if-changed=include");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=RATOON_SIMT_ASAN");
+    // cudarc asks the loader for `libcuda.so`; a library already loaded answers to the name in its header. The file itself
+    // is called otherwise, so that it can never stand in for NVIDIA's driver on a library path.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so");
+    let mut sources: Vec<PathBuf> = fs::read_dir(&kernels)
+        .expect("kernels/ is beside tests/")
+        .map(|entry| entry.expect("a folder entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.sort();
+    sources.push(root.join("include/runtime.cpp"));
+    for architecture in ARCHITECTURES {
+        compile(&root, &sources, architecture);
+    }
+}
+
+fn compile(root: &Path, sources: &[PathBuf], architecture: &str) {
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(2).pic(true).cargo_metadata(false).out_dir(out.join(architecture));
+    build.include(root.join("include")).include(root.join("../../kernels"));
+    build.define("RATOON_SIMT", architecture);
+    build.flag("-include").flag("simt.h").flag("-x").flag("c++");
+    // Kernels read bf16 rows as 16-byte words, as nvcc allows.
+    build.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas").flag_if_supported("-march=native");
+    if env::var_os("RATOON_SIMT_ASAN").is_some() {
+        build.flag("-fsanitize=address").flag("-g");
+    }
+    let objects = build.files(sources).compile_intermediates();
+    let library = out.join(format!("kernels_{architecture}.so"));
+    let mut link = Command::new(build.get_compiler().path());
+    link.arg("-shared").arg("-o").arg(&library).args(&objects);
+    if env::var_os("RATOON_SIMT_ASAN").is_some() {
+        link.arg("-fsanitize=address");
+    }
+    let status = link.status().expect("the C++ compiler that made the objects");
+    assert!(status.success(), "linking {} failed", library.display());
+}

@@ -1,0 +1,316 @@
+//! The threads of one block: coroutines of one OS thread, switched at barriers and warp collectives, in an order drawn from a
+//! seed.
+
+use crate::kernels::{Index, Kernel, Kernels, Lane};
+use crate::shared::Shared;
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
+
+/// Bytes of one thread's stack: registers that the compiler spilled, local arrays, emulation.
+const STACK: usize = 256 << 10;
+/// Most threads of a block.
+pub const MAX_THREADS: usize = 1024;
+const WARP: usize = 32;
+/// Barriers of a block: `bar.sync 0` to `15`.
+const BARRIERS: usize = 16;
+
+thread_local! {
+    /// The block that this OS thread runs.
+    static CURRENT: Cell<*mut Block> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Lanes of a warp that wait for each other.
+struct Gathering {
+    kind: u32,
+    mask: u32,
+    arrived: u32,
+    arguments: [*mut c_void; WARP],
+}
+
+#[derive(Default)]
+struct Warp {
+    /// Lanes that can run.
+    ready: u32,
+    gatherings: Vec<Gathering>,
+    /// The one whose last lane is at work.
+    complete: Option<Box<Gathering>>,
+}
+
+#[derive(Default)]
+struct Barrier {
+    waiting: Vec<usize>,
+    expected: u32,
+}
+
+struct Thread {
+    lane: Box<Lane>,
+    coroutine: Option<Coroutine<(), (), (), DefaultStack>>,
+    stack: Option<DefaultStack>,
+    yielder: *const Yielder<(), ()>,
+}
+
+/// What a launch is made of.
+#[derive(Clone, Copy)]
+pub struct Launch {
+    pub kernel: Kernel,
+    pub parameters: *const c_void,
+    pub grid: Index,
+    pub block: Index,
+    pub shared_bytes: usize,
+    pub seed: u64,
+}
+
+// SAFETY: the parameters are only read while the launch runs.
+unsafe impl Sync for Launch {}
+// SAFETY: as above.
+unsafe impl Send for Launch {}
+
+/// A block with its memory, used again for the next one.
+pub struct Block {
+    threads: Vec<Thread>,
+    warps: Vec<Warp>,
+    barriers: [Barrier; BARRIERS],
+    shared: Shared,
+    live: usize,
+    running: usize,
+    random: u64,
+    error: Option<String>,
+}
+
+impl Block {
+    pub fn new() -> Block {
+        Block {
+            threads: Vec::new(),
+            warps: Vec::new(),
+            barriers: Default::default(),
+            shared: Shared::new(),
+            live: 0,
+            running: 0,
+            random: 0,
+            error: None,
+        }
+    }
+
+    /// Runs block `number` of a launch to its end.
+    pub fn run(&mut self, launch: &Launch, number: u64) -> Result<(), String> {
+        let n = launch.block.count() as usize;
+        self.start(launch, number, n);
+        let slot = Kernels::get().slot();
+        CURRENT.set(self);
+        while self.live > 0 && self.error.is_none() {
+            match self.next_warp() {
+                Some(warp) => self.run_warp(warp, slot),
+                None => self.error = Some(self.deadlock()),
+            }
+        }
+        CURRENT.set(ptr::null_mut());
+        for thread in &mut self.threads[..n] {
+            let mut coroutine = thread.coroutine.take().expect("started above");
+            if !coroutine.done() {
+                // SAFETY: the frames left behind are C++ of kernels and emulation, which own nothing.
+                unsafe { coroutine.force_reset() };
+            }
+            thread.stack = Some(coroutine.into_stack());
+        }
+        if self.error.is_none() && !self.shared.intact() {
+            self.error = Some("a write past the end of a shared object".into());
+        }
+        self.error.take().map_or(Ok(()), |e| Err(format!("block {:?}: {e}", launch.grid.at(number))))
+    }
+
+    fn start(&mut self, launch: &Launch, number: u64, n: usize) {
+        while self.threads.len() < n {
+            let stack = DefaultStack::new(STACK).expect("address space for a stack");
+            self.threads.push(Thread { lane: Lane::new(), coroutine: None, stack: Some(stack), yielder: ptr::null() });
+        }
+        self.warps.clear();
+        self.warps.resize_with(n.div_ceil(WARP), Warp::default);
+        self.barriers = Default::default();
+        self.shared.start_block(launch.shared_bytes);
+        (self.live, self.error) = (n, None);
+        self.random = (launch.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_add(0xD1B5_4A32_D192_ED03);
+        let Launch { kernel, parameters, .. } = *launch;
+        for (i, thread) in self.threads[..n].iter_mut().enumerate() {
+            let lane = &mut *thread.lane;
+            (lane.thread, lane.block) = (launch.block.at(i as u64), launch.grid.at(number));
+            (lane.block_size, lane.grid_size) = (launch.block, launch.grid);
+            (lane.copies, lane.groups) = (0, 0);
+            let yielder: *mut *const Yielder<(), ()> = &mut thread.yielder;
+            let stack = thread.stack.take().expect("given back by the last block");
+            thread.coroutine = Some(Coroutine::with_stack(stack, move |y, ()| {
+                // SAFETY: the thread outlives its coroutine and does not move while the block runs; the kernel's type and
+                // parameters are the caller's promise.
+                unsafe {
+                    *yielder = y;
+                    kernel(parameters);
+                }
+            }));
+            self.warps[i / WARP].ready |= 1 << (i % WARP);
+        }
+    }
+
+    /// A random number (xorshift64*).
+    fn random(&mut self) -> u32 {
+        let x = &mut self.random;
+        *x ^= *x >> 12;
+        *x ^= *x << 25;
+        *x ^= *x >> 27;
+        (x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+
+    /// One of the warps that can run.
+    fn next_warp(&mut self) -> Option<usize> {
+        let (n, first) = (self.warps.len(), self.random() as usize);
+        (0..n).map(|i| (first + i) % n).find(|&w| self.warps[w].ready != 0)
+    }
+
+    /// Runs the lanes of a warp that can, each until it waits or ends.
+    fn run_warp(&mut self, warp: usize, slot: *mut *mut Lane) {
+        let (ready, random) = (self.warps[warp].ready, self.random());
+        // A permutation of the lanes: any start, any odd step.
+        let (start, step) = (random, random >> 8 | 1);
+        for i in 0..WARP as u32 {
+            let lane = start.wrapping_add(i.wrapping_mul(step)) % WARP as u32;
+            if ready >> lane & 1 == 0 || self.error.is_some() {
+                continue;
+            }
+            let index = warp * WARP + lane as usize;
+            self.warps[warp].ready &= !(1 << lane);
+            self.running = index;
+            let thread = &mut self.threads[index];
+            // SAFETY: the slot of this OS thread.
+            unsafe { *slot = &mut *thread.lane };
+            if let CoroutineResult::Return(()) = thread.coroutine.as_mut().expect("started").resume(()) {
+                self.live -= 1;
+                (0..BARRIERS).for_each(|id| self.open(id));
+            }
+        }
+    }
+
+    /// Lets the threads at a barrier go when all that it waits for are there.
+    fn open(&mut self, id: usize) {
+        let barrier = &mut self.barriers[id];
+        let expected = if barrier.expected == 0 { self.live } else { barrier.expected as usize };
+        if !barrier.waiting.is_empty() && barrier.waiting.len() >= expected {
+            for index in std::mem::take(&mut barrier.waiting) {
+                self.warps[index / WARP].ready |= 1 << (index % WARP);
+            }
+        }
+    }
+
+    /// Gives up the OS thread until this CUDA thread is ready again.
+    ///
+    /// SAFETY: called on the running coroutine's stack, with no reference into the block alive.
+    unsafe fn wait(block: *mut Block) {
+        // SAFETY: set when the coroutine started; the yielder lives as long as it. The reference ends before the switch.
+        unsafe {
+            let this = &*block;
+            let yielder = this.threads[this.running].yielder;
+            (*yielder).suspend(());
+        }
+    }
+
+    fn deadlock(&self) -> String {
+        let barriers = self.barriers.iter().enumerate().filter(|(_, b)| !b.waiting.is_empty());
+        let at_barriers: Vec<String> =
+            barriers.map(|(id, b)| format!("{} threads at barrier {id}", b.waiting.len())).collect();
+        let gatherings =
+            self.warps.iter().enumerate().flat_map(|(w, warp)| warp.gatherings.iter().map(move |g| (w, g)));
+        let at_collectives: Vec<String> = gatherings
+            .map(|(w, g)| format!("warp {w}: lanes {:08x} of {:08x} at collective {}", g.arrived, g.mask, g.kind))
+            .collect();
+        format!("deadlock of {} threads: {}", self.live, [at_barriers, at_collectives].concat().join("; "))
+    }
+}
+
+/// Waits for the lanes of `mask`; see `include/runtime.h`.
+pub extern "C" fn gather(kind: u32, mask: u32, arguments: *mut c_void) -> *mut *mut c_void {
+    let block = CURRENT.get();
+    {
+        // SAFETY: a kernel runs, so the block is set; no other reference to it is alive on this OS thread.
+        let this = unsafe { &mut *block };
+        let (warp, lane) = (this.running / WARP, this.running % WARP);
+        let gatherings = &mut this.warps[warp].gatherings;
+        if mask >> lane & 1 == 0 {
+            this.error.get_or_insert_with(|| format!("lane {lane} is not in the mask {mask:08x} of its collective"));
+        } else if let Some(other) = gatherings.iter().find(|g| g.mask & mask != 0 && (g.mask, g.kind) != (mask, kind)) {
+            let (a, b) = (other.kind, other.mask);
+            this.error.get_or_insert_with(|| {
+                format!("warp {warp}: lane {lane} is at collective {kind} of {mask:08x}, others at {a} of {b:08x}")
+            });
+        } else {
+            let at = gatherings.iter().position(|g| g.mask == mask).unwrap_or_else(|| {
+                gatherings.push(Gathering { kind, mask, arrived: 0, arguments: [ptr::null_mut(); WARP] });
+                gatherings.len() - 1
+            });
+            let gathering = &mut gatherings[at];
+            gathering.arrived |= 1 << lane;
+            gathering.arguments[lane] = arguments;
+            if gathering.arrived == mask {
+                let complete = Box::new(gatherings.swap_remove(at));
+                return this.warps[warp].complete.insert(complete).arguments.as_mut_ptr();
+            }
+        }
+    }
+    // SAFETY: on the coroutine's stack; the reference above is gone.
+    unsafe { Block::wait(block) };
+    ptr::null_mut()
+}
+
+/// Lets the other lanes of the collective go.
+pub extern "C" fn release() {
+    // SAFETY: as in `gather`.
+    let this = unsafe { &mut *CURRENT.get() };
+    let (warp, lane) = (this.running / WARP, this.running % WARP);
+    let complete = this.warps[warp].complete.take().expect("the last lane of a collective calls this");
+    this.warps[warp].ready |= complete.mask & !(1 << lane);
+}
+
+/// Waits at a barrier; see `include/runtime.h`.
+pub extern "C" fn barrier(id: u32, threads: u32) {
+    let block = CURRENT.get();
+    {
+        // SAFETY: as in `gather`.
+        let this = unsafe { &mut *block };
+        let index = this.running;
+        let barrier = &mut this.barriers[id as usize % BARRIERS];
+        barrier.expected = threads;
+        barrier.waiting.push(index);
+        this.open(id as usize % BARRIERS);
+        let ready = &mut this.warps[index / WARP].ready;
+        if *ready >> (index % WARP) & 1 == 1 {
+            *ready &= !(1 << (index % WARP));
+            return;
+        }
+    }
+    // SAFETY: on the coroutine's stack; the reference above is gone.
+    unsafe { Block::wait(block) };
+}
+
+/// The block's shared object under `key`.
+pub extern "C" fn shared(key: *const c_void, bytes: u64) -> *mut c_void {
+    // SAFETY: as in `gather`.
+    unsafe { (*CURRENT.get()).shared.object(key as usize, bytes as usize).cast() }
+}
+
+/// The block's shared memory that the launch asked for.
+pub extern "C" fn dynamic_shared() -> *mut c_void {
+    // SAFETY: as in `gather`.
+    unsafe { (*CURRENT.get()).shared.dynamic().cast() }
+}
+
+/// Ends the launch with an error.
+pub extern "C" fn fail(what: *const c_char) {
+    let block = CURRENT.get();
+    {
+        // SAFETY: as in `gather`; `what` is a C string.
+        let (this, what) = unsafe { (&mut *block, CStr::from_ptr(what)) };
+        let thread = this.threads[this.running].lane.thread;
+        this.error.get_or_insert_with(|| format!("thread {thread:?}: {}", what.to_string_lossy()));
+    }
+    // SAFETY: on the coroutine's stack; the reference above is gone.
+    unsafe { Block::wait(block) };
+}
