@@ -6,7 +6,7 @@
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput};
-use ratoon::device::{DType, Device, Op, Tensor};
+use ratoon::device::{Compute, DType, Device, Op, Tensor};
 use ratoon::ops::adamw::{AdamW, adamw};
 use ratoon::ops::attention::{Heads, attention};
 use ratoon::ops::attention_backward::attention_backward;
@@ -114,7 +114,7 @@ fn matmuls<M: Measurement>(c: &mut Criterion<M>) {
     let dev = Device::cpu();
     for (n, k) in SHAPES {
         let w = tensor(&[n, k], DType::BF16);
-        let packed = PackedWeight::new(&w).unwrap();
+        let packed = PackedWeight::new(&w, Compute::F32).unwrap();
         for m in [1, 8, 32, 512, 2048] {
             if n > 40_000 && m > 512 {
                 continue;

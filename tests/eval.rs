@@ -24,7 +24,7 @@ fn ids(value: &Value) -> Vec<u32> {
 #[test]
 fn perplexity_of_the_real_model_is_pytorchs() {
     let expected = json("perplexity.json");
-    let subject = Subject::load(&support::smollm2()).unwrap();
+    let subject = Subject::load(&Device::cpu(), &support::smollm2()).unwrap();
     let names = expected["text"].as_array().unwrap().iter();
     let texts = names.map(|name| std::fs::read_to_string(data("text").join(name.as_str().unwrap())).unwrap());
     let text = texts.collect::<Vec<_>>().join("\n\n");
@@ -47,7 +47,7 @@ fn perplexity_of_the_real_model_is_pytorchs() {
 #[test]
 fn log_likelihoods_of_the_real_model_are_pytorchs() {
     let prompts = json("prompts.json");
-    let subject = Subject::load(&support::smollm2()).unwrap();
+    let subject = Subject::load(&Device::cpu(), &support::smollm2()).unwrap();
     let (mut requests, mut expected) = (Vec::new(), Vec::new());
     for prompt in prompts["prompts"].as_array().unwrap() {
         let ids = ids(&prompt["ids"]);

@@ -32,7 +32,8 @@ fn token_log_probs_losses_and_packed_heads_agree_with_pytorch_on_the_real_model(
 
     let targets = batch.next_tokens();
     let mut packed = Tensor::zeros(&[batch.tokens()], DType::F32);
-    log_probs(&dev, &mut packed, &ws.hidden, &PackedWeight::new(model.head()).unwrap(), &targets).unwrap();
+    log_probs(&dev, &mut packed, &ws.hidden, &PackedWeight::new(model.head(), dev.compute()).unwrap(), &targets)
+        .unwrap();
     assert_eq!(packed.f32(), got, "a packed head gives the same bits");
 
     let mut losses = Tensor::zeros(&[batch.tokens()], DType::F32);

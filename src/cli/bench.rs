@@ -1,7 +1,7 @@
 //! `ratoon bench`.
 
-use super::Context;
 use super::train_step::TrainStepArgs;
+use super::{Context, Precision};
 use clap::ValueEnum;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
@@ -33,6 +33,9 @@ pub struct Args {
     all_logits: bool,
     #[command(flatten)]
     train: TrainStepArgs,
+    /// Inputs of matrix products and attention: bf16 (sums in f32; the fastest), or f32 throughout.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    compute: Precision,
     /// Format of the results.
     #[arg(short = 'o', long, value_enum, default_value = "md")]
     output: Format,
@@ -53,6 +56,7 @@ enum Format {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let dir = source::resolve(&args.model)?;
+    let device = context.device.clone().with_compute(args.compute.into());
     let options = BenchOptions {
         n_prompt: args.n_prompt,
         n_gen: args.n_gen,
@@ -60,7 +64,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         repetitions: args.repetitions,
         all_logits: args.all_logits,
     };
-    let rows = bench(&context.device, &dir, &options, args.train.step().as_ref())?;
+    let rows = bench(&device, &dir, &options, args.train.step().as_ref())?;
     let format = if context.json { Format::Json } else { args.output };
     print!("{}", render(&rows, format)?);
     Ok(())

@@ -55,6 +55,7 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    let device = args.engine.device(context);
     let options = DistillOptions {
         model: source::resolve(&args.model)?,
         data: args.data,
@@ -67,7 +68,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         engine: args.engine.options(),
         overwrite: args.overwrite,
     };
-    let report = distill(&context.device, &options)?;
+    let report = distill(&device, &options)?;
     if context.json {
         println!("{:#}", serde_json::json!(report));
         return Ok(());

@@ -1,7 +1,8 @@
 //! `ratoon generate`.
 
-use super::Context;
+use super::{Context, Precision};
 use ratoon::Result;
+use ratoon::device::Device;
 use ratoon::generate::{
     EngineOptions, GenerateOptions, OnOverflow, Order, Request, Runtime, Sampling, generate_file, stream_of,
 };
@@ -80,6 +81,9 @@ enum Overflow {
 /// Limits of the engine, for every verb that generates.
 #[derive(clap::Args)]
 pub(super) struct EngineArgs {
+    /// Inputs of matrix products and attention: bf16 (sums in f32; the fastest), or f32 throughout.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    compute: Precision,
     /// Most sequences in one step.
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_batch_size: usize,
@@ -98,6 +102,11 @@ pub(super) struct EngineArgs {
 }
 
 impl EngineArgs {
+    /// The device with this precision.
+    pub(super) fn device(&self, context: &Context) -> Device {
+        context.device.clone().with_compute(self.compute.into())
+    }
+
     /// As the library takes them.
     pub(super) fn options(&self) -> EngineOptions {
         EngineOptions {
@@ -114,6 +123,7 @@ impl EngineArgs {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let model = source::resolve(&args.model)?;
+    let device = args.engine.device(context);
     let Args { temperature, top_k, top_p, seed, max_tokens, stop, .. } = args;
     let sampling = Sampling { temperature, top_k, top_p, seed };
     let on_overflow = match args.on_overflow {
@@ -125,7 +135,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     if let (Some(input), Some(output)) = (args.what.input, args.output) {
         let (limit, overwrite) = (args.limit, args.overwrite);
         let options = GenerateOptions { model, input, output, sampling, max_tokens, stop, limit, engine, overwrite };
-        let report = generate_file(&context.device, &options)?;
+        let report = generate_file(&device, &options)?;
         if context.json {
             println!("{:#}", serde_json::json!(report));
         } else {
@@ -134,13 +144,13 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         }
         return Ok(());
     }
-    let runtime = Runtime::load(&model)?;
+    let runtime = Runtime::load(&device, &model)?;
     let prompt = match (&args.what.message, &args.what.prompt) {
         (Some(message), _) => runtime.chat_prompt(&[Message::new("user", message)], "")?,
         (None, text) => runtime.tokenizer.encode(text.as_deref().unwrap_or_default(), true)?,
     };
     let request = Request { id: stream_of("0"), prompt, max_tokens, sampling, stop };
-    let (completion, stats) = runtime.complete(&context.device, &request, &engine)?;
+    let (completion, stats) = runtime.complete(&device, &request, &engine)?;
     if context.json {
         let finish = completion.finish.name();
         println!(

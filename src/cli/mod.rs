@@ -18,7 +18,7 @@ mod summary;
 mod train_step;
 
 use ratoon::Result;
-use ratoon::device::Device;
+use ratoon::device::{Compute, Device};
 
 /// Cut decoder blocks out of a Llama-family model and grow the quality back by self-data distillation.
 #[derive(clap::Parser)]
@@ -46,6 +46,22 @@ pub struct Context {
     pub device: Device,
     /// Results as JSON.
     pub json: bool,
+}
+
+/// Precision of products, for the verbs that let it be chosen.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Precision {
+    Bf16,
+    F32,
+}
+
+impl From<Precision> for Compute {
+    fn from(precision: Precision) -> Compute {
+        match precision {
+            Precision::Bf16 => Compute::Bf16,
+            Precision::F32 => Compute::F32,
+        }
+    }
 }
 
 #[derive(clap::Subcommand)]

@@ -5,15 +5,18 @@
 //! | `buffer.rs` | aligned host memory, windows of memory-mapped files |
 //! | `tensor.rs` | dense row-major arrays over either |
 //! | `dtype.rs` | element types |
+//! | `compute.rs` | precision of products |
 //! | `ledger.rs` | FLOPs, bytes, calls and seconds of every operation |
 //! | `peak.rs` | measured ceilings of the processor, peak memory of the process |
 
 pub mod buffer;
+mod compute;
 mod dtype;
 mod ledger;
 pub mod peak;
 mod tensor;
 
+pub use compute::Compute;
 pub use dtype::DType;
 pub use ledger::{Cost, Entry, Ledger, Op, Span};
 pub use tensor::Tensor;
@@ -25,12 +28,23 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Device {
     ledger: Arc<Ledger>,
+    compute: Compute,
 }
 
 impl Device {
     /// The CPU: all cores that rayon's global pool has.
     pub fn cpu() -> Device {
-        Device { ledger: Arc::new(Ledger::default()) }
+        Device { ledger: Arc::new(Ledger::default()), compute: Compute::F32 }
+    }
+
+    /// The same device, with products computed this way; the ledger stays shared.
+    pub fn with_compute(self, compute: Compute) -> Device {
+        Device { compute, ..self }
+    }
+
+    /// How products are computed; [`Compute::F32`] unless [`Device::with_compute`] said otherwise.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Zeros in the device's memory.

@@ -85,7 +85,7 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
     let read = ReadOptions { limit: options.limit, id_field: options.id_field.clone(), allow_torn_tail: false };
     let rows = data::read(&options.data, &read)?;
     let tasks = rows.iter().map(|row| Task::new(&options.data, row)).collect::<Result<Vec<Task>>>()?;
-    let settings = settings(options, &template)?;
+    let settings = settings(dev, options, &template)?;
     let mut out = match resume::open(&options.output, settings, options.overwrite)? {
         Opened::Finished(_) => {
             let lines = data::objects(&options.output, false)?.map(|line| Ok(Value::Object(line?.1)));
@@ -111,8 +111,9 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
 }
 
 /// What the rows of the result depend on.
-fn settings(options: &DistillOptions, template: &Template) -> Result<Map<String, Value>> {
+fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Result<Map<String, Value>> {
     let settings = json!({
+        "compute": dev.compute(),
         "model": provenance::model_fingerprint(&options.model)?,
         "data_sha256": provenance::file_sha256(&options.data)?,
         "template": options.template,
@@ -169,7 +170,7 @@ fn rewrite(
     out: &mut Unfinished,
     first: usize,
 ) -> Result<Vec<Value>> {
-    let runtime = Runtime::load(&options.model)?;
+    let runtime = Runtime::load(dev, &options.model)?;
     let (mut requests, mut openings) = (Vec::new(), Vec::new());
     for (row, task) in rows.iter().zip(tasks) {
         let rendered = template.render(task.instruction, task.reference, task.system())?;

@@ -255,7 +255,7 @@ pub fn bench(
     let lengths = |list: &[usize]| list.iter().copied().filter(|&n| n > 0).collect::<Vec<usize>>();
     let (prompts, generated) = (lengths(&options.n_prompt), lengths(&options.n_gen));
     if !prompts.is_empty() || !generated.is_empty() {
-        let model = Llama::load_packed(dir)?;
+        let model = Llama::load_packed(dev, dir)?;
         let bench = Bench::new(dev, &model, dir, options)?;
         for n in prompts {
             rows.push(bench.prefill(n)?);

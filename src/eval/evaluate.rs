@@ -94,8 +94,8 @@ pub fn evaluate(dev: &Device, options: &EvalOptions) -> Result<EvalReport> {
         return Err(Error::usage("eval", "--perplexity FILE, --tasks FILE or both", "neither"));
     }
     let tasks = options.tasks.iter().map(|path| Task::load(path)).collect::<Result<Vec<Task>>>()?;
-    let model = Subject::load(&options.model)?;
-    let base = options.base.as_deref().map(Subject::load).transpose()?;
+    let model = Subject::load(dev, &options.model)?;
+    let base = options.base.as_deref().map(|dir| Subject::load(dev, dir)).transpose()?;
     let mut report = EvalReport {
         model: options.model.clone(),
         base: options.base.clone(),

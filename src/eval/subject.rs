@@ -1,5 +1,6 @@
 //! The model that is measured, with what turns text into its ids.
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, GenerationConfig, Llama, Message, Tokenizer};
 use std::path::{Path, PathBuf};
@@ -18,11 +19,11 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Loads a model directory.
-    pub fn load(dir: &Path) -> Result<Subject> {
+    /// Loads a model directory for products as the device computes them.
+    pub fn load(dev: &Device, dir: &Path) -> Result<Subject> {
         Ok(Subject {
             dir: dir.to_path_buf(),
-            model: Llama::load_packed(dir)?,
+            model: Llama::load_packed(dev, dir)?,
             tokenizer: Tokenizer::load(dir)?,
             generation: GenerationConfig::load(dir)?,
             template: ChatTemplate::load(dir)?,

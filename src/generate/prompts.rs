@@ -74,9 +74,10 @@ struct Batch {
 /// that is too long (unless dropped or truncated), another output there already. A batch line that asks for what is not
 /// supported gets an `error` of its own instead.
 pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<GenerateReport> {
-    let runtime = Runtime::load(&options.model)?;
+    let runtime = Runtime::load(dev, &options.model)?;
     let rows = read(&runtime, options)?;
     let settings = json!({
+        "compute": dev.compute(),
         "model": provenance::model_fingerprint(&options.model)?,
         "input_sha256": provenance::file_sha256(&options.input)?,
         "max_tokens": options.max_tokens,

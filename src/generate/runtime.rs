@@ -21,11 +21,11 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Loads a model directory.
-    pub fn load(dir: &Path) -> Result<Runtime> {
+    /// Loads a model directory for products as the device computes them.
+    pub fn load(dev: &Device, dir: &Path) -> Result<Runtime> {
         Ok(Runtime {
             dir: dir.to_path_buf(),
-            model: Llama::load_packed(dir)?,
+            model: Llama::load_packed(dev, dir)?,
             tokenizer: Tokenizer::load(dir)?,
             template: ChatTemplate::load(dir)?,
             generation: GenerationConfig::load(dir)?,

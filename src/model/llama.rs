@@ -113,22 +113,23 @@ impl Llama {
     }
 
     /// [`Llama::load`], then [`Llama::pack`].
-    pub fn load_packed(dir: &Path) -> Result<Llama> {
+    pub fn load_packed(dev: &Device, dir: &Path) -> Result<Llama> {
         let mut model = Llama::load(dir)?;
-        model.pack()?;
+        model.pack(dev)?;
         Ok(model)
     }
 
     /// Packs every projection and the output head for inference: faster, above all with few rows, for one more copy of the
-    /// weights in memory (the mapped file's pages can be dropped by the system). Results stay the same to the bit. Training
-    /// changes weights, so it works on an unpacked model.
-    pub fn pack(&mut self) -> Result<()> {
+    /// weights in memory (the mapped file's pages can be dropped by the system). Results stay the same to the bit. The model
+    /// then fits devices of the same [`Compute`](crate::device::Compute). Training changes weights, so it works on an
+    /// unpacked model.
+    pub fn pack(&mut self, dev: &Device) -> Result<()> {
         for block in &mut self.blocks {
             for projection in Projection::ALL {
-                block.projection_mut(projection).pack()?;
+                block.projection_mut(projection).pack(dev)?;
             }
         }
-        self.packed_head = Some(Arc::new(PackedWeight::new(self.head())?));
+        self.packed_head = Some(Arc::new(PackedWeight::new(self.head(), dev.compute())?));
         Ok(())
     }
 
@@ -218,9 +219,8 @@ impl Llama {
     /// First third of a block: norm, q, k, v, rotary positions.
     fn attention_inputs(&self, dev: &Device, block: &Block, positions: &Tensor, ws: &mut Workspace) -> Result<()> {
         rmsnorm(dev, &mut ws.hidden, &ws.x, &block.input_norm, self.config.rms_norm_eps)?;
-        block.q.forward(dev, &mut ws.q, &ws.hidden, Store::Replace)?;
-        block.k.forward(dev, &mut ws.k, &ws.hidden, Store::Replace)?;
-        block.v.forward(dev, &mut ws.v, &ws.hidden, Store::Replace)?;
+        let projections = [(&block.q, &mut ws.q), (&block.k, &mut ws.k), (&block.v, &mut ws.v)];
+        Linear::forward_all(dev, &ws.hidden, projections)?;
         rope(dev, &mut ws.q, positions, &self.inv_freq)?;
         rope(dev, &mut ws.k, positions, &self.inv_freq)
     }
@@ -229,8 +229,7 @@ impl Llama {
     fn block_outputs(&self, dev: &Device, block: &Block, ws: &mut Workspace) -> Result<()> {
         block.o.forward(dev, &mut ws.x, &ws.attended, Store::Add)?;
         rmsnorm(dev, &mut ws.hidden, &ws.x, &block.post_norm, self.config.rms_norm_eps)?;
-        block.gate.forward(dev, &mut ws.gate, &ws.hidden, Store::Replace)?;
-        block.up.forward(dev, &mut ws.up, &ws.hidden, Store::Replace)?;
+        Linear::forward_all(dev, &ws.hidden, [(&block.gate, &mut ws.gate), (&block.up, &mut ws.up)])?;
         swiglu(dev, &mut ws.activated, &ws.gate, &ws.up)?;
         block.down.forward(dev, &mut ws.x, &ws.activated, Store::Add)
     }

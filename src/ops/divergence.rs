@@ -30,8 +30,8 @@ pub fn divergence<'a>(
 ) -> Result<()> {
     let (head_p, head_q) = (head_p.into(), head_q.into());
     let (tokens, vocab) = (hidden_p.rows(), head_p.out_features());
-    head_p.check("divergence", "head_p")?;
-    head_q.check("divergence", "head_q")?;
+    head_p.check(dev, "divergence", "head_p")?;
+    head_q.check(dev, "divergence", "head_q")?;
     if head_q.out_features() != vocab || vocab == 0 {
         let found = format!("{} rows", head_q.out_features());
         return Err(Error::shape("divergence", "head_q", format!("{} rows, as head_p", vocab.max(1)), found));
@@ -71,6 +71,7 @@ pub fn divergence<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Compute;
     use crate::ops::matmul::PackedWeight;
     use crate::ops::matmul::tests::numbers;
 
@@ -89,7 +90,7 @@ mod tests {
         let (hp, wp) = (t(1, &[tokens, wide]), t(2, &[vocab, wide]));
         let (hq, wq) = (t(3, &[tokens, narrow]), t(4, &[vocab, narrow]));
         let (mut kl, mut agree) = (Tensor::zeros(&[tokens], DType::F32), Tensor::zeros(&[tokens], DType::F32));
-        divergence(&dev, &mut kl, &mut agree, &hp, &wp, &hq, &PackedWeight::new(&wq).unwrap()).unwrap();
+        divergence(&dev, &mut kl, &mut agree, &hp, &wp, &hq, &PackedWeight::new(&wq, Compute::F32).unwrap()).unwrap();
         for i in 0..tokens {
             let p = log_softmax(&hp.f32()[i * wide..(i + 1) * wide], wp.f32());
             let q = log_softmax(&hq.f32()[i * narrow..(i + 1) * narrow], wq.f32());

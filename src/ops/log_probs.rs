@@ -32,7 +32,7 @@ pub fn log_probs<'a>(
 ) -> Result<()> {
     let head = head.into();
     let (tokens, width, vocab) = (hidden.rows(), head.in_features(), head.out_features());
-    head.check("log_probs", "head")?;
+    head.check(dev, "log_probs", "head")?;
     check("log_probs", "hidden", hidden, DType::F32, &[tokens, width])?;
     check("log_probs", "out", out, DType::F32, &[tokens])?;
     let (scored, rows) = gather("log_probs", hidden, targets, vocab)?;
@@ -87,6 +87,7 @@ pub(super) fn gather(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Compute;
     use crate::ops::matmul::PackedWeight;
     use crate::ops::matmul::tests::numbers;
 
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(dev.ledger().entry(Op::LogProbs).flops, (4 * scored * vocab) as u64);
 
         let mut packed = Tensor::zeros(&[tokens], DType::F32);
-        let head = PackedWeight::new(&head).unwrap();
+        let head = PackedWeight::new(&head, Compute::F32).unwrap();
         log_probs(&dev, &mut packed, &hidden, &head, &Tensor::from_u32(&targets)).unwrap();
         assert_eq!(packed.bytes(), out.bytes(), "a packed head gives the same bits");
 

@@ -30,11 +30,13 @@ mod parallel;
 pub mod philox;
 pub mod rmsnorm;
 pub mod rope;
+mod rounding;
 pub mod sample;
 pub mod scale;
 mod scratch;
 mod simd;
 pub mod swiglu;
+mod team;
 #[cfg(test)]
 mod testing;
 
@@ -47,6 +49,14 @@ pub(crate) fn check(op: &'static str, argument: &'static str, t: &Tensor, dtype:
         return Ok(());
     }
     Err(Error::shape(op, argument, format!("{dtype} {shape:?}"), format!("{} {:?}", t.dtype(), t.shape())))
+}
+
+/// Checks activations, which are F32 or BF16.
+pub(crate) fn check_activations(op: &'static str, argument: &'static str, t: &Tensor, shape: &[usize]) -> Result<()> {
+    if matches!(t.dtype(), DType::F32 | DType::BF16) && t.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, argument, format!("F32 {shape:?}"), format!("{} {:?}", t.dtype(), t.shape())))
 }
 
 /// Checks the shape of a weight, which may have any float dtype.

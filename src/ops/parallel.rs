@@ -1,24 +1,42 @@
 //! When to use several threads, and how tasks write to one tensor.
 
-use rayon::prelude::*;
+use super::team;
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 
-/// Elements below which a row operation stays on the calling thread: waking the pool takes some 5 us, in which one core
+/// Elements below which a row operation stays on the calling thread: handing work over takes a microsecond, in which one core
 /// goes through about as many elements.
-const SERIAL: usize = 1 << 15;
+const SERIAL: usize = 1 << 13;
 
 /// Rows of one task for `rows` rows of `row_len` elements: all of them when there are few.
 pub(crate) fn rows_per_task(rows: usize, row_len: usize) -> usize {
-    if rows * row_len <= SERIAL { rows.max(1) } else { ((SERIAL / 4) / row_len.max(1)).max(1) }
+    if rows * row_len <= SERIAL { rows.max(1) } else { (SERIAL / row_len.max(1)).max(1) }
 }
 
 /// Runs every task, on this thread when there is only one.
 pub(crate) fn for_each<T: Send>(tasks: impl Iterator<Item = T>, run: impl Fn(T) + Sync + Send) {
-    let mut tasks: Vec<T> = tasks.collect();
-    match tasks.len() {
-        0 => {}
-        1 => tasks.drain(..).for_each(run),
-        _ => tasks.into_par_iter().for_each(run),
+    let tasks = Tasks(tasks.map(|task| UnsafeCell::new(Some(task))).collect());
+    team::run(tasks.0.len(), |i| {
+        // SAFETY: the team runs every index once.
+        if let Some(task) = unsafe { tasks.take(i) } {
+            run(task);
+        }
+    });
+}
+
+/// Tasks, each of which one thread takes.
+struct Tasks<T>(Vec<UnsafeCell<Option<T>>>);
+
+// SAFETY: access goes through `take`, whose caller promises that no two threads ask for the same task.
+unsafe impl<T: Send> Sync for Tasks<T> {}
+
+impl<T> Tasks<T> {
+    /// The task, if it was not taken.
+    ///
+    /// SAFETY: no two threads ask for the same index.
+    unsafe fn take(&self, i: usize) -> Option<T> {
+        // SAFETY: by the caller's promise.
+        unsafe { (*self.0[i].get()).take() }
     }
 }
 

@@ -221,7 +221,7 @@ impl Run<'_> {
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let stage = Stage { name: &format!("eval-{name}"), makes: &[], leaves: &[] };
         run_stage(self.dev, self.output, stage, &key(settings, &inputs), || {
-            let subject = Subject::load(dir)?;
+            let subject = Subject::load(self.dev, dir)?;
             let text =
                 std::fs::read_to_string(&settings.perplexity).map_err(Error::io(&settings.perplexity, "read"))?;
             let mut ids = subject.tokenizer.encode(&text, true)?;
@@ -229,7 +229,7 @@ impl Run<'_> {
             let quality = perplexity(self.dev, &subject.model, &ids, settings.window)?;
             let (mut distance, mut own) = (None, None);
             if dir != self.base {
-                let base = Subject::load(&self.base)?;
+                let base = Subject::load(self.dev, &self.base)?;
                 distance = Some(divergence(self.dev, &base.model, &subject.model, &ids, settings.window)?);
                 own = own_text(self.dev, &base, &subject, &ids, OwnTextOptions::default())?;
             }

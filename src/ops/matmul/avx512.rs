@@ -59,54 +59,46 @@ fn many<const M: usize, const KIND: u8>(n: usize) -> TileFn {
     if n > 16 { tile::<M, 2, KIND> } else { tile::<M, 1, KIND> }
 }
 
-/// `M` rows by `V` registers of 16 columns; `KIND` 0, 1, 2 = f32, bf16, f16.
+/// Which of the `n` columns each of `V` registers holds.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn masks<const V: usize>(n: usize) -> [__mmask16; V] {
+    std::array::from_fn(|v| {
+        let left = n.saturating_sub(16 * v);
+        if left >= 16 { !0 } else { (1u16 << left) - 1 }
+    })
+}
+
+/// The chains so far.
 ///
 /// # Safety
 /// As [`TileFn`].
+#[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn tile<const M: usize, const V: usize, const KIND: u8>(t: &Tile) {
-    // SAFETY: the caller vouches for the tile's pointers; columns beyond `n` are masked in `partial`, `bias` and `c`.
-    unsafe {
-        let masks: [__mmask16; V] = std::array::from_fn(|v| {
-            let left = t.n.saturating_sub(16 * v);
-            if left >= 16 { !0 } else { (1u16 << left) - 1 }
-        });
-        let mut acc = [[_mm512_setzero_ps(); V]; M];
-        if !t.partial.is_null() {
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let partial = t.partial.wrapping_add(i * t.ldp);
-                *acc = std::array::from_fn(|v| _mm512_maskz_loadu_ps(masks[v], partial.wrapping_add(16 * v)));
-            }
+pub(super) unsafe fn start<const M: usize, const V: usize>(t: &Tile, masks: [__mmask16; V]) -> [[__m512; V]; M] {
+    let mut acc = [[_mm512_setzero_ps(); V]; M];
+    if !t.partial.is_null() {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let partial = t.partial.wrapping_add(i * t.ldp);
+            // SAFETY: the caller vouches for `n` columns of each row; those beyond are masked.
+            *acc = std::array::from_fn(|v| unsafe { _mm512_maskz_loadu_ps(masks[v], partial.wrapping_add(16 * v)) });
         }
-        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-        let (mut a, mut b) = (t.a, t.b);
-        let element = if KIND == 0 { 4 } else { 2 };
-        for _ in 0..t.k {
-            let row: [__m512; V] = std::array::from_fn(|v| {
-                let panel = b.add((v / 2) * t.panel_stride * element);
-                match KIND {
-                    0 => _mm512_loadu_ps(panel.cast::<f32>().add(16 * (v % 2))),
-                    1 => {
-                        let pairs = _mm512_loadu_si512(panel.cast());
-                        let wide =
-                            if v % 2 == 0 { _mm512_slli_epi32(pairs, 16) } else { _mm512_and_si512(pairs, high) };
-                        _mm512_castsi512_ps(wide)
-                    }
-                    _ => _mm512_cvtph_ps(_mm256_loadu_si256(panel.add(32 * (v % 2)).cast())),
-                }
-            });
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*a.add(i));
-                for (acc, row) in acc.iter_mut().zip(row) {
-                    *acc = _mm512_fmadd_ps(x, row, *acc);
-                }
-            }
-            a = a.add(M);
-            b = b.add(PANEL * element);
-        }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (v, mut sum) in acc.into_iter().enumerate() {
-                let c = t.c.wrapping_add(i * t.ldc + 16 * v);
+    }
+    acc
+}
+
+/// Bias, old value, destination.
+///
+/// # Safety
+/// As [`TileFn`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn finish<const M: usize, const V: usize>(t: &Tile, masks: [__mmask16; V], acc: [[__m512; V]; M]) {
+    for (i, acc) in acc.into_iter().enumerate() {
+        for (v, mut sum) in acc.into_iter().enumerate() {
+            let c = t.c.wrapping_add(i * t.ldc + 16 * v);
+            // SAFETY: the caller vouches for `n` columns of each row and of the bias; those beyond are masked.
+            unsafe {
                 if !t.bias.is_null() {
                     sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], t.bias.wrapping_add(16 * v)));
                 }
@@ -116,5 +108,44 @@ unsafe fn tile<const M: usize, const V: usize, const KIND: u8>(t: &Tile) {
                 _mm512_mask_storeu_ps(c, masks[v], sum);
             }
         }
+    }
+}
+
+/// `M` rows by `V` registers of 16 columns; `KIND` 0, 1, 2 = f32, bf16, f16.
+///
+/// # Safety
+/// As [`TileFn`].
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const M: usize, const V: usize, const KIND: u8>(t: &Tile) {
+    // SAFETY: the caller vouches for the tile's pointers; columns beyond `n` are masked in `partial`, `bias` and `c`.
+    unsafe {
+        let masks = masks::<V>(t.n);
+        let mut acc = start::<M, V>(t, masks);
+        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        let mut a = t.a.cast::<f32>();
+        for p in 0..t.k {
+            let row: [__m512; V] = std::array::from_fn(|v| {
+                let panel = t.b.add((v / 2) * t.panel_stride);
+                let column = 16 * (v % 2);
+                match KIND {
+                    0 => _mm512_loadu_ps(panel.cast::<f32>().add(p * PANEL + column)),
+                    1 => {
+                        let pairs = _mm512_loadu_si512(panel.cast::<u32>().add(p / 2 * PANEL + column).cast());
+                        let wide =
+                            if p % 2 == 0 { _mm512_slli_epi32(pairs, 16) } else { _mm512_and_si512(pairs, high) };
+                        _mm512_castsi512_ps(wide)
+                    }
+                    _ => _mm512_cvtph_ps(_mm256_loadu_si256(panel.add(2 * (p * PANEL + column)).cast())),
+                }
+            });
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*a.add(i));
+                for (acc, row) in acc.iter_mut().zip(row) {
+                    *acc = _mm512_fmadd_ps(x, row, *acc);
+                }
+            }
+            a = a.add(M);
+        }
+        finish(t, masks, acc);
     }
 }

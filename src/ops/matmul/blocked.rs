@@ -8,23 +8,25 @@
 //!                 for panels, for tiles:                          the right panel stays in L2, the tile in registers
 //! ```
 //! Between blocks of the reduction the chain of an element rests in memory as the f32 that it is, so blocks change no bit.
+//! Several products of one left side run as one, so that small ones do not end one after the other.
 
 use super::pack::{Left, Right};
 use super::packed::PackedWeight;
 use super::tile::{Isa, Kind, PANEL, Tile};
 use super::{Store, scratch};
-use rayon::prelude::*;
+use crate::device::Compute;
+use crate::ops::team;
 
 /// Rows of a block: with [`STEPS`] it takes 360 KB of a 1 MB L2 cache. A multiple of every tile height.
 const ROWS: usize = 120;
-/// Most steps of the reduction in a block: a right-hand panel of them takes 96 KB.
+/// Most steps of the reduction in a block of f32, half of those of bf16: a right-hand panel of them takes 96 KB.
 const STEPS: usize = 768;
 /// Bytes of packed left-hand rows at a time.
 const A_BYTES: usize = 16 << 20;
 /// Bytes of packed right-hand columns at a time: a quarter of a 32 MB L3 cache.
 const B_BYTES: usize = 8 << 20;
 /// Blocks for each thread, so that an interrupted one does not hold up the others.
-const TASKS_PER_THREAD: usize = 8;
+const TASKS_PER_THREAD: usize = 16;
 /// Multiply-adds below which a block is not split further: about 10 microseconds of one core.
 const TASK_WORK: usize = 1 << 19;
 
@@ -41,8 +43,10 @@ pub enum Operand<'a> {
 }
 
 /// `c[m, n] = left[m, k] · right[k, n] (+ bias) (+ c)`, rows of `c` at a stride of `ldc`.
+#[derive(Clone, Copy)]
 pub struct Product<'a> {
     pub isa: Isa,
+    pub compute: Compute,
     pub size: (usize, usize, usize),
     pub left: Left<'a>,
     pub right: Operand<'a>,
@@ -73,6 +77,112 @@ impl Destination {
     }
 }
 
+/// How `rows` x `columns` of a product, from `column` on, are cut into blocks.
+#[derive(Clone, Copy)]
+struct Grid {
+    rows: usize,
+    column: usize,
+    columns: usize,
+    block_rows: usize,
+    row_blocks: usize,
+    /// Panels of a block.
+    group: usize,
+    groups: usize,
+}
+
+/// Rows and panels of a block within the packed rows and columns.
+struct Block {
+    /// First row among the packed ones.
+    row: usize,
+    rows: usize,
+    /// First panel among the packed ones.
+    panel: usize,
+    panels: usize,
+}
+
+/// Computes several products with one left-hand side `[m, k]`, packed weights and dense destinations `[m][n]`.
+pub fn run_all<const N: usize>(products: [(Product, &mut [f32]); N]) {
+    let Some((Product { isa, compute, size: (m, _, k), left, .. }, _)) = products.first() else { return };
+    let (isa, compute, m, k, left) = (*isa, *compute, *m, *k, *left);
+    if m > ROWS {
+        return products.into_iter().for_each(|(product, c)| product.run(c, product.size.1));
+    }
+    let products = products.map(|(product, c)| {
+        product.check(c, product.size.1);
+        (product, Destination(c.as_mut_ptr()))
+    });
+    pack_left((isa, compute), left, (m, k), 0, m, |a| {
+        let parts = products.map(|(product, c)| {
+            let panels = match product.right {
+                Operand::Packed(weight, from) => Panels::Ready(weight.kind(), weight.panels(from)),
+                Operand::Plain(right) => Panels::Unpacked(right),
+            };
+            (product, c, panels, product.grid(m, 0, product.size.1))
+        });
+        let blocks = parts.iter().map(|(.., grid)| grid.row_blocks * grid.groups).sum();
+        team::run(blocks, |mut i| {
+            for (product, c, panels, grid) in &parts {
+                let own = grid.row_blocks * grid.groups;
+                if i < own {
+                    return product.block(a, *panels, *c, product.size.1, grid, i);
+                }
+                i -= own;
+            }
+        });
+    });
+}
+
+/// Calls `run` with rows `first .. first + rows` of a left-hand side as tiles read them.
+///
+/// [`Compute::F32`]: panels `[k][height]` of the tile height, the last one as high as it is. [`Compute::Bf16`]: rows of pairs.
+fn pack_left(
+    (isa, compute): (Isa, Compute),
+    left: Left,
+    (m, k): (usize, usize),
+    first: usize,
+    rows: usize,
+    run: impl FnOnce(&[u32]),
+) {
+    let steps = if compute == Compute::Bf16 { k.div_ceil(2) } else { k };
+    match left {
+        // A single row is its own panel.
+        Left::Rows(super::pack::Source::F32(x)) if rows == 1 && compute == Compute::F32 => {
+            return run(bytemuck::cast_slice(&x[first * k..(first + 1) * k]));
+        }
+        _ if compute == Compute::Bf16 => {
+            if let Some(pairs) = left.as_pairs(k, first) {
+                return run(pairs);
+            }
+        }
+        _ => {}
+    }
+    scratch::with(rows * steps, |a| {
+        let height = if compute == Compute::F32 {
+            isa.max_rows()
+        } else {
+            // Enough rows for whole cache lines of a column-major side.
+            64.min(rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16))
+        };
+        let base = Destination(a.as_mut_ptr());
+        let panel = |i: usize| {
+            let high = height.min(rows - i * height);
+            // SAFETY: panels do not overlap.
+            let a = unsafe { std::slice::from_raw_parts_mut(base.at(i * height * steps), high * steps) };
+            match compute {
+                Compute::F32 => left.pack(a, m, k, first + i * height, high),
+                Compute::Bf16 => left.pack_pairs(bytemuck::cast_slice_mut(a), m, k, first + i * height),
+            }
+        };
+        let panels = if k == 0 { 0 } else { rows.div_ceil(height) };
+        if rows * k < TASK_WORK / 32 {
+            (0..panels).for_each(panel);
+        } else {
+            team::run(panels, panel);
+        }
+        run(bytemuck::cast_slice(a));
+    });
+}
+
 impl Product<'_> {
     /// Computes the product into `c`, `[m][ldc]`.
     pub fn run(&self, c: &mut [f32], ldc: usize) {
@@ -80,109 +190,112 @@ impl Product<'_> {
         if m == 0 || n == 0 {
             return;
         }
-        assert!(
-            ldc >= n && c.len() >= (m - 1) * ldc + n && self.bias.is_none_or(|b| b.len() >= n),
-            "matmul: destination"
-        );
+        self.check(c, ldc);
         let c = Destination(c.as_mut_ptr());
         let chunk = (A_BYTES / (4 * k.max(1)) / ROWS * ROWS).max(ROWS);
         for first in (0..m).step_by(chunk) {
             let rows = chunk.min(m - first);
-            match self.left {
-                // A single row is its own panel.
-                Left::Rows(x) if rows == 1 => self.rows(&x[first * k..(first + 1) * k], c, ldc, first, rows),
-                _ => scratch::with(rows * k, |a| {
-                    self.pack_left(a, first, rows);
-                    self.rows(a, c, ldc, first, rows);
-                }),
-            }
+            pack_left((self.isa, self.compute), self.left, (m, k), first, rows, |a| {
+                self.rows(a, Destination(c.at(first * ldc)), ldc, rows);
+            });
         }
     }
 
-    /// Packs rows `first .. first + rows` as panels of the tile height, the last one as high as it is.
-    fn pack_left(&self, a: &mut [f32], first: usize, rows: usize) {
-        let ((m, _, k), height) = (self.size, self.isa.max_rows());
-        if k == 0 {
-            return;
-        }
-        let panel =
-            |(i, a): (usize, &mut [f32])| self.left.pack(a, m, k, first + i * height, height.min(rows - i * height));
-        if rows * k < TASK_WORK / 8 {
-            a.chunks_mut(height * k).enumerate().for_each(panel);
-        } else {
-            a.par_chunks_mut(height * k).enumerate().for_each(panel);
-        }
+    /// Panics unless the destination and the bias are large enough: the sizes are the caller's own.
+    fn check(&self, c: &[f32], ldc: usize) {
+        let (m, n, _) = self.size;
+        let fits = ldc >= n && c.len() >= m.saturating_sub(1) * ldc + n.min(m * n);
+        assert!(fits && self.bias.is_none_or(|b| b.len() >= n), "matmul: destination");
     }
 
-    /// All columns of the packed rows `first .. first + rows`.
-    fn rows(&self, a: &[f32], c: Destination, ldc: usize, first: usize, rows: usize) {
+    /// What a panel that is packed on the way holds.
+    fn kind(&self) -> Kind {
+        if self.compute == Compute::Bf16 { Kind::Bf16 } else { Kind::F32 }
+    }
+
+    /// Packs one panel of an unpacked right-hand side.
+    fn pack_right(&self, right: Right, b: &mut [u8], column: usize, columns: usize, from: usize, to: usize) {
         let (_, n, k) = self.size;
-        let c = Destination(c.at(first * ldc));
+        match self.compute {
+            Compute::F32 => right.pack(bytemuck::cast_slice_mut(b), (n, k), column, columns, from, to),
+            Compute::Bf16 => right.pack_pairs(bytemuck::cast_slice_mut(b), (n, k), column, columns, from, to),
+        }
+    }
+
+    /// All columns of `rows` packed rows.
+    fn rows(&self, a: &[u32], c: Destination, ldc: usize, rows: usize) {
+        let (_, n, k) = self.size;
         match self.right {
             Operand::Packed(weight, from) => {
                 let panels = Panels::Ready(weight.kind(), weight.panels(from));
-                self.blocks(a, panels, c, ldc, (rows, 0, n));
+                self.blocks(a, panels, c, ldc, &self.grid(rows, 0, n));
             }
-            Operand::Plain(right) if rows <= ROWS => self.blocks(a, Panels::Unpacked(right), c, ldc, (rows, 0, n)),
+            Operand::Plain(right) if rows <= ROWS => {
+                self.blocks(a, Panels::Unpacked(right), c, ldc, &self.grid(rows, 0, n));
+            }
             Operand::Plain(right) => {
-                let chunk = (B_BYTES / (4 * k.max(1)) / PANEL * PANEL).max(PANEL);
+                let bytes = self.kind().bytes(k);
+                let chunk = (B_BYTES / bytes.max(1) * PANEL).max(PANEL);
                 for column in (0..n).step_by(chunk) {
                     let columns = chunk.min(n - column);
-                    scratch::with(columns.div_ceil(PANEL) * PANEL * k, |b| {
-                        if k > 0 {
-                            b.par_chunks_exact_mut(PANEL * k).enumerate().for_each(|(i, b)| {
-                                let width = PANEL.min(columns - i * PANEL);
-                                right.pack(b, (n, k), column + i * PANEL, width, 0, k);
-                            });
-                        }
-                        let panels = Panels::Ready(Kind::F32, bytemuck::cast_slice(b));
-                        self.blocks(a, panels, c, ldc, (rows, column, columns));
+                    let panels = columns.div_ceil(PANEL);
+                    scratch::with(panels * bytes / 4, |b| {
+                        let base = Destination(b.as_mut_ptr());
+                        team::run(if k == 0 { 0 } else { panels }, |i| {
+                            // SAFETY: panels do not overlap.
+                            let b = unsafe { std::slice::from_raw_parts_mut(base.at(i * bytes / 4), bytes / 4) };
+                            let width = PANEL.min(columns - i * PANEL);
+                            self.pack_right(right, bytemuck::cast_slice_mut(b), column + i * PANEL, width, 0, k);
+                        });
+                        let panels = Panels::Ready(self.kind(), bytemuck::cast_slice(b));
+                        self.blocks(a, panels, c, ldc, &self.grid(rows, column, columns));
                     });
                 }
             }
         }
     }
 
-    /// Splits `rows` x `columns` from `column` on into blocks and spreads them over the threads.
-    fn blocks(&self, a: &[f32], panels: Panels, c: Destination, ldc: usize, part: (usize, usize, usize)) {
-        let ((rows, column, columns), k, height) = (part, self.size.2, self.isa.max_rows());
-        let row_blocks = rows.div_ceil(ROWS);
-        let block_rows = rows.div_ceil(row_blocks).next_multiple_of(height);
-        let row_blocks = rows.div_ceil(block_rows);
-        let (all, threads) = (columns.div_ceil(PANEL), rayon::current_num_threads());
-        let at_once = self.isa.panels(rows.min(height));
-        let wanted = all.div_ceil((TASKS_PER_THREAD * threads).div_ceil(row_blocks));
-        let least = TASK_WORK.div_ceil((block_rows.min(rows).max(ROWS_OF_A_READ) * PANEL * k).max(1));
-        let group = wanted.max(least).next_multiple_of(at_once);
-        let groups = all.div_ceil(group);
-        let block = |i: usize| {
-            let (row, panel) = (i / groups * block_rows, i % groups * group);
-            let block =
-                Block { row, rows: block_rows.min(rows - row), panel, panels: group.min(all - panel), column, columns };
-            self.block(a, panels, c, ldc, block);
-        };
-        if row_blocks * groups == 1 || threads == 1 {
-            (0..row_blocks * groups).for_each(block);
-        } else {
-            (0..row_blocks * groups).into_par_iter().with_max_len(1).for_each(block);
+    /// Cuts `rows` x `columns` from `column` on into blocks.
+    fn grid(&self, rows: usize, column: usize, columns: usize) -> Grid {
+        let (k, height, threads) = (self.size.2, self.isa.max_rows(), rayon::current_num_threads());
+        let block_rows = rows.div_ceil(rows.div_ceil(ROWS).max(1)).next_multiple_of(height);
+        let row_blocks = rows.div_ceil(block_rows.max(1));
+        let all = columns.div_ceil(PANEL);
+        // Panels times their work, in units that are worth a task.
+        let worth = all * block_rows.min(rows).max(ROWS_OF_A_READ) * PANEL * k / TASK_WORK;
+        let mut groups = (TASKS_PER_THREAD * threads).div_ceil(row_blocks.max(1)).min(worth).max(1);
+        if groups > threads && row_blocks == 1 {
+            groups = groups / threads * threads;
         }
+        let at_once = self.isa.panels(self.compute, rows.min(height));
+        let group = all.div_ceil(groups).next_multiple_of(at_once).max(1);
+        Grid { rows, column, columns, block_rows, row_blocks, group, groups: all.div_ceil(group) }
     }
 
-    /// One block: every step of the reduction for its rows and panels.
-    fn block(&self, a: &[f32], panels: Panels, c: Destination, ldc: usize, block: Block) {
+    /// All blocks, spread over the threads.
+    fn blocks(&self, a: &[u32], panels: Panels, c: Destination, ldc: usize, grid: &Grid) {
+        team::run(grid.row_blocks * grid.groups, |i| self.block(a, panels, c, ldc, grid, i));
+    }
+
+    /// Block `i`: every step of the reduction for its rows and panels.
+    fn block(&self, a: &[u32], panels: Panels, c: Destination, ldc: usize, grid: &Grid, i: usize) {
+        let (row, panel) = (i / grid.groups * grid.block_rows, i % grid.groups * grid.group);
+        let panels_left = grid.columns.div_ceil(PANEL) - panel;
+        let rows = grid.block_rows.min(grid.rows - row);
+        let block = Block { row, rows, panel, panels: grid.group.min(panels_left) };
         let k = self.size.2;
-        let splits = k.div_ceil(STEPS).max(1);
-        let steps = k.div_ceil(splits);
+        let most = if self.compute == Compute::Bf16 { 2 * STEPS } else { STEPS };
+        let splits = k.div_ceil(most).max(1);
+        let steps = k.div_ceil(splits).next_multiple_of(2);
         // With Store::Add the old values stay in `c` to the end, so that unfinished chains need a place of their own.
-        let width = block.panels * PANEL;
-        let aside = if self.store == Store::Add && splits > 1 { block.rows * width } else { 0 };
-        let local = if let Panels::Unpacked(_) = panels { steps * PANEL } else { 0 };
+        let aside = if self.store == Store::Add && splits > 1 { rows * block.panels * PANEL } else { 0 };
+        let local = if let Panels::Unpacked(_) = panels { self.kind().bytes(steps) / 4 } else { 0 };
         scratch::with(aside + local, |buffer| {
             let (partial, local) = buffer.split_at_mut(aside);
             for from in (0..k.max(1)).step_by(steps.max(1)) {
                 let to = (from + steps).min(k);
                 let partial = (aside > 0).then_some(partial.as_mut_ptr());
-                self.steps(a, panels, c, ldc, &block, (from, to), partial, local);
+                self.steps(a, panels, c, ldc, grid, &block, (from, to), partial, bytemuck::cast_slice_mut(local));
             }
         });
     }
@@ -191,30 +304,35 @@ impl Product<'_> {
     #[allow(clippy::too_many_arguments)]
     fn steps(
         &self,
-        a: &[f32],
+        a: &[u32],
         panels: Panels,
         c: Destination,
         ldc: usize,
+        grid: &Grid,
         block: &Block,
         (from, to): (usize, usize),
         partial: Option<*mut f32>,
-        local: &mut [f32],
+        local: &mut [u8],
     ) {
-        let ((_, n, k), height) = (self.size, self.isa.max_rows());
-        let last = to == k;
-        let at_once = if let Panels::Ready(..) = panels { self.isa.panels(block.rows.min(height)) } else { 1 };
+        let ((_, _, k), last) = (self.size, to == self.size.2);
+        // Panels of f32 rows have a fixed height; rows of pairs can be taken in equal parts.
+        let height = match self.compute {
+            Compute::F32 => self.isa.max_rows(),
+            Compute::Bf16 => block.rows.div_ceil(block.rows.div_ceil(self.isa.max_rows())),
+        };
+        let at_once =
+            if let Panels::Ready(..) = panels { self.isa.panels(self.compute, block.rows.min(height)) } else { 1 };
         for first in (0..block.panels).step_by(at_once) {
             let local_column = (block.panel + first) * PANEL;
-            let width = (at_once.min(block.panels - first) * PANEL).min(block.columns - local_column);
-            let column = block.column + local_column;
+            let width = (at_once.min(block.panels - first) * PANEL).min(grid.columns - local_column);
+            let column = grid.column + local_column;
             let (kind, b) = match panels {
                 Panels::Ready(kind, data) => {
-                    let element = if kind == Kind::F32 { 4 } else { 2 };
-                    (kind, data[(local_column * k + from * PANEL) * element..].as_ptr())
+                    (kind, data[(block.panel + first) * kind.bytes(k) + kind.bytes(from)..].as_ptr())
                 }
                 Panels::Unpacked(right) => {
-                    right.pack(local, (n, k), column, width, from, to);
-                    (Kind::F32, local.as_ptr().cast())
+                    self.pack_right(right, local, column, width, from, to);
+                    (self.kind(), local.as_ptr())
                 }
             };
             for row in (block.row..block.row + block.rows).step_by(height) {
@@ -227,11 +345,16 @@ impl Product<'_> {
                     None => (target, ldc),
                 };
                 let (c, ldc) = if last { (target, ldc) } else { (aside, lda) };
+                let (left, pairs) = match self.compute {
+                    Compute::F32 => (row * k + from * rows, 0),
+                    Compute::Bf16 => (row * k.div_ceil(2) + from / 2, k.div_ceil(2)),
+                };
                 let tile = Tile {
                     k: to - from,
-                    a: a[row * k + from * rows..].as_ptr(),
+                    a: a[left..].as_ptr(),
+                    lda: pairs,
                     b,
-                    panel_stride: PANEL * k,
+                    panel_stride: kind.bytes(k),
                     partial: if from == 0 { std::ptr::null() } else { aside },
                     ldp: lda,
                     c,
@@ -244,23 +367,9 @@ impl Product<'_> {
                     add: last && self.store == Store::Add,
                 };
                 // SAFETY: `a` and `b` hold `to - from` steps of this tile's rows and panels, `c` and `partial` its rows and
-                // columns, which no other block writes; `isa` was detected.
-                unsafe { self.isa.kernel(kind, rows, width)(&tile) };
+                // columns, which no other block writes; `isa` was detected, and a packed weight fits `compute`.
+                unsafe { self.isa.kernel(self.compute, kind, rows, width)(&tile) };
             }
         }
     }
-}
-
-/// A block of rows and panels within the packed rows and columns.
-struct Block {
-    /// First row among the packed ones.
-    row: usize,
-    rows: usize,
-    /// First panel among the packed ones.
-    panel: usize,
-    panels: usize,
-    /// First column of the packed panels in the destination.
-    column: usize,
-    /// Columns of the packed panels.
-    columns: usize,
 }

@@ -1,14 +1,21 @@
 //! Matrix products in the three layouts that a linear layer needs: forward, gradient of the input, gradient of the weight.
 //!
-//! Every element of a result is one chain of fused multiply-adds over the reduction index in increasing order, starting from
-//! 0; then the bias is added, then the old value. So results are the same bits for any number of rows, any number of threads
-//! and any processor with a fused multiply-add. The error bound is that of sequential summation:
-//! `|error| <= k u / (1 - k u) * sum |x w|` with `u = 2^-24`.
+//! Every element of a result is one chain of fused multiply-adds over the reduction index, starting from 0; then the bias is
+//! added, then the old value. So results are the same bits for any number of rows, any number of threads and any processor
+//! with a fused multiply-add. The error bound is that of sequential summation: `|error| <= k u / (1 - k u) * sum |x w|` with
+//! `u = 2^-24`.
+//!
+//! With [`Compute::F32`](crate::device::Compute::F32) the chain runs in increasing order. With [`Compute::Bf16`](crate::device::Compute::Bf16) both operands are first rounded to bf16
+//! (nearest even, subnormal numbers to 0) and the chain takes steps `1, 0, 3, 2, ...`, as `vdpbf16ps` does; the bound is that
+//! of the rounded operands, each of them within `2^-8` of the given one. Only where a sum is a subnormal number (below
+//! 1.2e-38) do processors differ: `vdpbf16ps` makes it 0.
 //!
 //! | file | subject |
 //! |-|-|
-//! | `tile.rs` | one register tile; `avx512.rs`, `avx2.rs`, `portable.rs` compute it |
-//! | `pack.rs`, `transpose.rs` | operands in the order in which tiles read them |
+//! | `tile.rs` | one register tile |
+//! | `avx512.rs`, `avx2.rs`, `portable.rs` | compute it in f32 |
+//! | `dot_avx512.rs`, `dot_avx2.rs`, `dot_portable.rs` | compute it from pairs of bf16 |
+//! | `pack.rs`, `pairs.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
 //! | `blocked.rs` | cache blocks and threads |
 //! | `scratch.rs` | buffers that outlive a call |
@@ -18,8 +25,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocked;
+#[cfg(target_arch = "x86_64")]
+mod dot_avx2;
+#[cfg(target_arch = "x86_64")]
+mod dot_avx512;
+mod dot_portable;
 mod pack;
 mod packed;
+mod pairs;
 mod portable;
 mod scratch;
 #[cfg(test)]
@@ -31,11 +44,11 @@ mod transpose;
 pub use packed::PackedWeight;
 pub use tile::Isa;
 
-use super::{check, check_weight};
+use super::{check, check_activations, check_weight};
 use crate::device::{Cost, DType, Device, Op, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use blocked::{Operand, Product};
-use pack::{Left, Right};
+use pack::{Left, Right, Source};
 use rayon::prelude::*;
 
 /// FLOPs and fewest bytes of an `m x k` by `k x n` product with a weight (or second operand) of `element` bytes.
@@ -52,7 +65,7 @@ pub enum Store {
     Add,
 }
 
-/// Forward: `y[m, n] (+)= x[m, k] · w[n, k]ᵀ (+ bias[n])`. `x`, `y`: F32; `w`, `bias`: float.
+/// Forward: `y[m, n] (+)= x[m, k] · w[n, k]ᵀ (+ bias[n])`. `y`: F32; `x`: F32 or BF16; `w`, `bias`: float.
 pub fn matmul_nt(
     dev: &Device,
     y: &mut Tensor,
@@ -62,23 +75,23 @@ pub fn matmul_nt(
     store: Store,
 ) -> Result<()> {
     let (m, k, n) = (x.rows(), x.row_len(), w.rows());
-    check("matmul_nt", "x", x, DType::F32, &[m, k])?;
+    check_activations("matmul_nt", "x", x, &[m, k])?;
     check_weight("matmul_nt", "w", w, &[n, k])?;
     check("matmul_nt", "y", y, DType::F32, &[m, n])?;
     check_bias("matmul_nt", bias, n)?;
     let _span = dev.span(Op::Matmul, cost(m, n, k, w.dtype().size()));
-    run((m, n, k), Left::Rows(x.f32()), Operand::Plain(Right::Rows(w, 0)), bias, store, y);
+    run(dev, (m, n, k), Left::Rows(Source::of(x, 0)), Operand::Plain(Right::Rows(w, 0)), bias, store, y);
     Ok(())
 }
 
-/// Gradient of the input: `dx[m, k] (+)= dy[m, n] · w[n, k]`. `dx`, `dy`: F32; `w`: float.
+/// Gradient of the input: `dx[m, k] (+)= dy[m, n] · w[n, k]`. `dx`: F32; `dy`: F32 or BF16; `w`: float.
 pub fn matmul_nn(dev: &Device, dx: &mut Tensor, dy: &Tensor, w: &Tensor, store: Store) -> Result<()> {
     let (m, n, k) = (dy.rows(), w.rows(), w.row_len());
-    check("matmul_nn", "dy", dy, DType::F32, &[m, n])?;
+    check_activations("matmul_nn", "dy", dy, &[m, n])?;
     check_weight("matmul_nn", "w", w, &[n, k])?;
     check("matmul_nn", "dx", dx, DType::F32, &[m, k])?;
     let _span = dev.span(Op::Matmul, cost(m, k, n, w.dtype().size()));
-    run((m, k, n), Left::Rows(dy.f32()), Operand::Plain(Right::Columns(w, 0)), None, store, dx);
+    run(dev, (m, k, n), Left::Rows(Source::of(dy, 0)), Operand::Plain(Right::Columns(w, 0)), None, store, dx);
     Ok(())
 }
 
@@ -103,19 +116,21 @@ pub(crate) fn matmul_nn_in_pieces(dev: &Device, dx: &mut Tensor, dy: &Tensor, w:
         let columns = &mut piece.f32_mut()[..m * steps];
         let rows = columns.par_chunks_exact_mut(steps).zip(dy.f32().par_chunks_exact(n));
         rows.for_each(|(to, row)| to.copy_from_slice(&row[first..first + steps]));
-        run((m, k, steps), Left::Rows(columns), Operand::Plain(Right::Columns(w, first)), None, store, dx);
+        let left = Left::Rows(Source::F32(columns));
+        run(dev, (m, k, steps), left, Operand::Plain(Right::Columns(w, first)), None, store, dx);
     }
     Ok(())
 }
 
-/// Gradient of the weight: `dw[n, k] (+)= dy[m, n]ᵀ · x[m, k]`, the reduction over tokens in their order. All F32.
+/// Gradient of the weight: `dw[n, k] (+)= dy[m, n]ᵀ · x[m, k]`, the reduction over tokens in their order. `dw`: F32; `dy`, `x`:
+/// F32 or BF16.
 pub fn matmul_tn(dev: &Device, dw: &mut Tensor, dy: &Tensor, x: &Tensor, store: Store) -> Result<()> {
     let (m, n, k) = (dy.rows(), dy.row_len(), x.row_len());
-    check("matmul_tn", "dy", dy, DType::F32, &[m, n])?;
-    check("matmul_tn", "x", x, DType::F32, &[m, k])?;
+    check_activations("matmul_tn", "dy", dy, &[m, n])?;
+    check_activations("matmul_tn", "x", x, &[m, k])?;
     check("matmul_tn", "dw", dw, DType::F32, &[n, k])?;
     let _span = dev.span(Op::Matmul, cost(n, k, m, 4));
-    run((n, k, m), Left::Columns(dy.f32()), Operand::Plain(Right::Columns(x, 0)), None, store, dw);
+    run(dev, (n, k, m), Left::Columns(Source::of(dy, 0)), Operand::Plain(Right::Columns(x, 0)), None, store, dw);
     Ok(())
 }
 
@@ -129,11 +144,12 @@ pub fn matmul_packed(
     store: Store,
 ) -> Result<()> {
     let (m, k, n) = (x.rows(), w.in_features(), w.out_features());
-    check("matmul_packed", "x", x, DType::F32, &[m, k])?;
+    check_activations("matmul_packed", "x", x, &[m, k])?;
+    w.check("matmul_packed", dev.compute())?;
     check("matmul_packed", "y", y, DType::F32, &[m, n])?;
     check_bias("matmul_packed", bias, n)?;
     let _span = dev.span(Op::Matmul, cost(m, n, k, w.element()));
-    run((m, n, k), Left::Rows(x.f32()), Operand::Packed(w, 0), bias, store, y);
+    run(dev, (m, n, k), Left::Rows(Source::of(x, 0)), Operand::Packed(w, 0), bias, store, y);
     Ok(())
 }
 
@@ -150,6 +166,46 @@ pub fn matmul_weight(
         Weight::Plain(w) => matmul_nt(dev, y, x, w, bias, store),
         Weight::Packed(w) => matmul_packed(dev, y, x, w, bias, store),
     }
+}
+
+/// [`matmul_weight`] of several weights with one input, each replacing its output: the same bits, computed as one product so
+/// that threads wait for each other once.
+pub fn matmul_weights<const N: usize>(
+    dev: &Device,
+    x: &Tensor,
+    products: &mut [(&mut Tensor, Weight, Option<&Tensor>); N],
+) -> Result<()> {
+    let (m, k) = (x.rows(), x.row_len());
+    check_activations("matmul_weights", "x", x, &[m, k])?;
+    let mut cost_of_all = Cost::default();
+    for (y, w, bias) in products.iter() {
+        w.check(dev, "matmul_weights", "w")?;
+        let n = w.out_features();
+        if w.in_features() != k {
+            let found = format!("[{n}, {}]", w.in_features());
+            return Err(Error::shape("matmul_weights", "w", format!("[{n}, {k}]"), found));
+        }
+        check("matmul_weights", "y", y, DType::F32, &[m, n])?;
+        check_bias("matmul_weights", *bias, n)?;
+        let Cost { flops, bytes } = cost(m, n, k, w.element());
+        cost_of_all = Cost { flops: cost_of_all.flops + flops, bytes: cost_of_all.bytes + bytes };
+    }
+    let _span = dev.span(Op::Matmul, cost_of_all);
+    let biases = products.each_ref().map(|(_, _, bias)| bias.map(Tensor::to_f32));
+    let mut biases = biases.iter();
+    blocked::run_all(products.each_mut().map(|(y, w, _)| {
+        let product = Product {
+            isa: Isa::best(),
+            compute: dev.compute(),
+            size: (m, w.out_features(), k),
+            left: Left::Rows(Source::of(x, 0)),
+            right: w.operand(0),
+            bias: biases.next().and_then(Option::as_ref).map(Tensor::f32),
+            store: Store::Replace,
+        };
+        (product, y.f32_mut())
+    }));
+    Ok(())
 }
 
 /// A weight `[n, k]`, plain or packed; `From` both, so that an operation takes either.
@@ -190,11 +246,27 @@ impl Weight<'_> {
         }
     }
 
-    /// Errors unless this is a float matrix.
-    pub(crate) fn check(&self, op: &'static str, argument: &'static str) -> Result<()> {
+    /// Errors unless this is a float matrix that the device's products can use.
+    pub(crate) fn check(&self, dev: &Device, op: &'static str, argument: &'static str) -> Result<()> {
         match self {
             Weight::Plain(w) => check_weight(op, argument, w, &[w.rows(), w.row_len()]),
-            Weight::Packed(_) => Ok(()),
+            Weight::Packed(w) => w.check(op, dev.compute()),
+        }
+    }
+
+    /// Rows `first ..` as the right-hand side of a product.
+    fn operand(&self, first: usize) -> Operand<'_> {
+        match *self {
+            Weight::Plain(w) => Operand::Plain(Right::Rows(w, first)),
+            Weight::Packed(w) => Operand::Packed(w, first),
+        }
+    }
+
+    /// Bytes of one element.
+    fn element(&self) -> usize {
+        match self {
+            Weight::Plain(w) => w.dtype().size(),
+            Weight::Packed(w) => w.element(),
         }
     }
 
@@ -202,15 +274,13 @@ impl Weight<'_> {
     pub(crate) fn logits(&self, dev: &Device, out: &mut [f32], x: &[f32], first: usize, rows: usize) {
         let k = self.in_features();
         let m = x.len().checked_div(k).unwrap_or(0);
-        let (right, element) = match *self {
-            Weight::Plain(w) => (Operand::Plain(Right::Rows(w, first)), w.dtype().size()),
-            Weight::Packed(w) => (Operand::Packed(w, first), w.element()),
-        };
-        let _span = dev.span(Op::Matmul, cost(m, rows, k, element));
+        let right = self.operand(first);
+        let _span = dev.span(Op::Matmul, cost(m, rows, k, self.element()));
         let product = Product {
             isa: Isa::best(),
+            compute: dev.compute(),
             size: (m, rows, k),
-            left: Left::Rows(x),
+            left: Left::Rows(Source::F32(x)),
             right,
             bias: None,
             store: Store::Replace,
@@ -223,8 +293,17 @@ fn check_bias(op: &'static str, bias: Option<&Tensor>, n: usize) -> Result<()> {
     bias.map_or(Ok(()), |bias| check_weight(op, "bias", bias, &[n]))
 }
 
-fn run(size: (usize, usize, usize), left: Left, right: Operand, bias: Option<&Tensor>, store: Store, out: &mut Tensor) {
+fn run(
+    dev: &Device,
+    size: (usize, usize, usize),
+    left: Left,
+    right: Operand,
+    bias: Option<&Tensor>,
+    store: Store,
+    out: &mut Tensor,
+) {
     let bias = bias.map(Tensor::to_f32);
     let bias = bias.as_ref().map(Tensor::f32);
-    Product { isa: Isa::best(), size, left, right, bias, store }.run(out.f32_mut(), size.1);
+    let product = Product { isa: Isa::best(), compute: dev.compute(), size, left, right, bias, store };
+    product.run(out.f32_mut(), size.1);
 }

@@ -1,5 +1,5 @@
-//! Packing: operands rearranged so that a tile reads them front to back. A left-hand panel is `[k][rows]`, a right-hand
-//! panel `[k][PANEL]`, padded with zeros beyond the last column.
+//! Packing for products of f32: operands rearranged so that a tile reads them front to back. A left-hand panel is `[k][rows]`,
+//! a right-hand panel `[k][PANEL]`, padded with zeros beyond the last column.
 
 use super::tile::PANEL;
 #[cfg(target_arch = "x86_64")]
@@ -8,35 +8,52 @@ use crate::device::{DType, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// `out[i] = t[start + i]` as f32.
-fn read(t: &Tensor, start: usize, out: &mut [f32]) {
-    let range = start..start + out.len();
-    match t.dtype() {
-        DType::BF16 => {
-            for (out, v) in out.iter_mut().zip(&t.bf16()[range]) {
-                *out = f32::from_bits(u32::from(v.to_bits()) << 16);
-            }
-        }
-        DType::F16 => t.f16()[range].convert_to_f32_slice(out),
-        _ => out.copy_from_slice(&t.f32()[range]),
-    }
+/// `dst[p * width + i] = src[i * ld + p]` for `i < rows`, `p < k`.
+pub(super) fn transpose_u32(dst: &mut [u32], width: usize, src: &[u32], ld: usize, rows: usize, k: usize) {
+    Source::F32(bytemuck::cast_slice(src)).transpose(bytemuck::cast_slice_mut(dst), width, ld, rows, k);
 }
 
 /// Elements of a stored operand.
 #[derive(Clone, Copy)]
-enum Source<'a> {
+pub enum Source<'a> {
+    /// As they are.
     F32(&'a [f32]),
+    /// Widened, or taken as they are by products of bf16.
     Bf16(&'a [bf16]),
+    /// Widened.
     F16(&'a [f16]),
 }
 
 impl<'a> Source<'a> {
     /// The elements of a float tensor from `start` on.
-    fn of(t: &'a Tensor, start: usize) -> Source<'a> {
+    pub fn of(t: &'a Tensor, start: usize) -> Source<'a> {
         match t.dtype() {
             DType::BF16 => Source::Bf16(&t.bf16()[start..]),
             DType::F16 => Source::F16(&t.f16()[start..]),
             _ => Source::F32(&t.f32()[start..]),
+        }
+    }
+
+    /// The elements from `start` on.
+    fn skip(self, start: usize) -> Self {
+        match self {
+            Source::F32(x) => Source::F32(&x[start..]),
+            Source::Bf16(x) => Source::Bf16(&x[start..]),
+            Source::F16(x) => Source::F16(&x[start..]),
+        }
+    }
+
+    /// `out[i] = self[start + i]` as f32.
+    fn read(self, start: usize, out: &mut [f32]) {
+        let range = start..start + out.len();
+        match self {
+            Source::F32(x) => out.copy_from_slice(&x[range]),
+            Source::Bf16(x) => {
+                for (out, v) in out.iter_mut().zip(&x[range]) {
+                    *out = f32::from_bits(u32::from(v.to_bits()) << 16);
+                }
+            }
+            Source::F16(x) => x[range].convert_to_f32_slice(out),
         }
     }
 
@@ -98,19 +115,19 @@ impl<'a> Source<'a> {
 #[derive(Clone, Copy)]
 pub enum Left<'a> {
     /// Stored `[m, k]`.
-    Rows(&'a [f32]),
+    Rows(Source<'a>),
     /// Stored `[k, m]`.
-    Columns(&'a [f32]),
+    Columns(Source<'a>),
 }
 
 impl Left<'_> {
     /// Packs rows `first .. first + rows` of an `m` x `k` operand into `dst`, `[k][rows]`.
     pub fn pack(self, dst: &mut [f32], m: usize, k: usize, first: usize, rows: usize) {
         match self {
-            Left::Rows(data) => Source::F32(&data[first * k..]).transpose(dst, rows, k, rows, k),
+            Left::Rows(data) => data.skip(first * k).transpose(dst, rows, k, rows, k),
             Left::Columns(data) => {
-                for (dst, src) in dst.chunks_exact_mut(rows).zip(data.chunks_exact(m)) {
-                    dst.copy_from_slice(&src[first..first + rows]);
+                for (p, dst) in dst.chunks_exact_mut(rows).enumerate() {
+                    data.read(p * m + first, dst);
                 }
             }
         }
@@ -139,7 +156,7 @@ impl Right<'_> {
             }
             Right::Columns(t, offset) => {
                 for (p, dst) in (from..to).zip(dst.chunks_exact_mut(PANEL)) {
-                    read(t, (offset + p) * n + first, &mut dst[..columns]);
+                    Source::of(t, 0).read((offset + p) * n + first, &mut dst[..columns]);
                 }
             }
         }

@@ -3,45 +3,66 @@
 use super::pack::Right;
 use super::tile::{Kind, PANEL};
 use crate::device::buffer::HostBuffer;
-use crate::device::{DType, Tensor};
+use crate::device::{Compute, DType, Tensor};
 use crate::error::{Error, Result};
 use half::f16;
 use rayon::prelude::*;
 
-/// A weight `[n, k]` as panels `[n / 32][k][32]` of its own dtype, the last one padded with zeros.
+/// A weight `[n, k]` as panels of 32 rows, the last one padded with zeros.
 pub struct PackedWeight {
     n: usize,
     k: usize,
     kind: Kind,
+    /// Whether the elements were rounded from another dtype, for products of bf16.
+    rounded: bool,
     data: HostBuffer,
 }
 
 impl PackedWeight {
-    /// Packs a float weight `[out_features, in_features]`. Errors on another rank or dtype.
-    pub fn new(weight: &Tensor) -> Result<PackedWeight> {
+    /// Packs a float weight `[out_features, in_features]` for products computed as `compute`: in its own dtype, or rounded to
+    /// bf16 where products round it anyway. Errors on another rank or dtype.
+    pub fn new(weight: &Tensor, compute: Compute) -> Result<PackedWeight> {
         let (n, k) = (weight.rows(), weight.row_len());
-        let kind = match weight.dtype() {
-            DType::F32 => Kind::F32,
-            DType::BF16 => Kind::Bf16,
-            DType::F16 => Kind::F16,
-            DType::U32 => return Err(Error::shape("PackedWeight", "weight", "a float dtype", "U32")),
+        let kind = match (weight.dtype(), compute) {
+            (DType::U32, _) => return Err(Error::shape("PackedWeight", "weight", "a float dtype", "U32")),
+            (DType::BF16, _) | (_, Compute::Bf16) => Kind::Bf16,
+            (DType::F32, Compute::F32) => Kind::F32,
+            (DType::F16, Compute::F32) => Kind::F16,
         };
         if weight.shape().len() != 2 {
             let found = format!("{:?}", weight.shape());
             return Err(Error::shape("PackedWeight", "weight", "[out_features, in_features]", found));
         }
-        let element = weight.dtype().size();
-        let mut data = HostBuffer::zeroed(n.div_ceil(PANEL) * PANEL * k * element);
-        let bytes = (PANEL * k * element).max(1);
-        data.bytes_mut().par_chunks_exact_mut(bytes).enumerate().for_each_init(
-            || vec![0.0f32; PANEL * k],
-            |panel, (i, out)| {
-                let columns = PANEL.min(n - i * PANEL);
-                Right::Rows(weight, 0).pack(panel, (n, k), i * PANEL, columns, 0, k);
-                narrow(kind, panel, out);
-            },
-        );
-        Ok(PackedWeight { n, k, kind, data })
+        let bytes = kind.bytes(k);
+        let mut data = HostBuffer::zeroed(n.div_ceil(PANEL) * bytes);
+        data.bytes_mut().par_chunks_exact_mut(bytes.max(1)).enumerate().for_each(|(i, out)| {
+            let (first, columns) = (i * PANEL, PANEL.min(n - i * PANEL));
+            let right = Right::Rows(weight, 0);
+            match kind {
+                Kind::F32 => right.pack(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k),
+                Kind::Bf16 => right.pack_pairs(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k),
+                Kind::F16 => {
+                    let mut panel = vec![0.0f32; PANEL * k];
+                    right.pack(&mut panel, (n, k), first, columns, 0, k);
+                    let halves: &mut [f16] = bytemuck::cast_slice_mut(out);
+                    halves.iter_mut().zip(&panel).for_each(|(half, v)| *half = f16::from_f32(*v));
+                }
+            }
+        });
+        let rounded = kind == Kind::Bf16 && weight.dtype() != DType::BF16;
+        Ok(PackedWeight { n, k, kind, rounded, data })
+    }
+
+    /// Errors unless products computed as `compute` can use these panels.
+    pub(super) fn check(&self, op: &'static str, compute: Compute) -> Result<()> {
+        let fits = match compute {
+            Compute::F32 => !self.rounded,
+            Compute::Bf16 => self.kind == Kind::Bf16,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::shape(op, "w", format!("a weight packed for {compute} products"), format!("{self:?}")))
     }
 
     /// Rows of the weight.
@@ -70,26 +91,7 @@ impl PackedWeight {
 
     /// The panels from the one that holds row `first` (a multiple of [`PANEL`]) on.
     pub(super) fn panels(&self, first: usize) -> &[u8] {
-        &self.data.bytes()[first * self.k * self.element()..]
-    }
-}
-
-/// Stores packed f32 values, which came from the narrower kind and so fit it exactly.
-fn narrow(kind: Kind, panel: &[f32], out: &mut [u8]) {
-    match kind {
-        Kind::F32 => out.copy_from_slice(bytemuck::cast_slice(panel)),
-        Kind::Bf16 => {
-            let pairs: &mut [u32] = bytemuck::cast_slice_mut(out);
-            for (pairs, row) in pairs.chunks_exact_mut(PANEL / 2).zip(panel.chunks_exact(PANEL)) {
-                for (j, pair) in pairs.iter_mut().enumerate() {
-                    *pair = row[j].to_bits() >> 16 | row[j + PANEL / 2].to_bits() & 0xffff_0000;
-                }
-            }
-        }
-        Kind::F16 => {
-            let halves: &mut [f16] = bytemuck::cast_slice_mut(out);
-            halves.iter_mut().zip(panel).for_each(|(half, v)| *half = f16::from_f32(*v));
-        }
+        &self.data.bytes()[first / PANEL * self.kind.bytes(self.k)..]
     }
 }
 

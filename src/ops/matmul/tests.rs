@@ -1,8 +1,10 @@
 //! Products against f64, and their promise of equal bits.
 
 use super::blocked::{Operand, Product};
-use super::pack::{Left, Right};
+use super::pack::{Left, Right, Source};
 use super::*;
+use crate::device::Compute;
+use crate::ops::rounding::bf16_bits;
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -34,9 +36,32 @@ fn tensor(seed: u64, shape: &[usize], dtype: DType) -> Tensor {
     t
 }
 
+/// The tensor rounded to bf16.
+fn to_bf16(t: &Tensor) -> Tensor {
+    let mut out = Tensor::zeros(t.shape(), DType::BF16);
+    out.bf16_mut().iter_mut().zip(t.f32()).for_each(|(out, &v)| *out = bf16::from_bits(bf16_bits(v)));
+    out
+}
+
+/// The value rounded to bf16.
+fn rounded(x: f32) -> f32 {
+    f32::from_bits(u32::from(bf16_bits(x)) << 16)
+}
+
 /// What the contract promises for one element: the chain, then the bias, then the old value.
-fn chain(k: usize, x: impl Fn(usize) -> f32, w: impl Fn(usize) -> f32, bias: Option<f32>, old: Option<f32>) -> f32 {
-    let sum = (0..k).fold(0.0f32, |sum, p| x(p).mul_add(w(p), sum));
+fn chain(
+    compute: Compute,
+    k: usize,
+    x: impl Fn(usize) -> f32,
+    w: impl Fn(usize) -> f32,
+    bias: Option<f32>,
+    old: Option<f32>,
+) -> f32 {
+    let pairs = || (0..k.next_multiple_of(2)).map(|p| p ^ 1);
+    let sum = match compute {
+        Compute::F32 => (0..k).fold(0.0f32, |sum, p| x(p).mul_add(w(p), sum)),
+        Compute::Bf16 => pairs().filter(|&p| p < k).fold(0.0f32, |sum, p| x(p).mul_add(w(p), sum)),
+    };
     let sum = bias.map_or(sum, |b| sum + b);
     old.map_or(sum, |old| old + sum)
 }
@@ -51,6 +76,7 @@ fn exact(k: usize, x: impl Fn(usize) -> f32, w: impl Fn(usize) -> f32, rest: &[f
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    compute: Compute,
     size: (usize, usize, usize),
     dtype: DType,
     bias: bool,
@@ -59,8 +85,9 @@ struct Case {
 
 /// Runs all three layouts and the packed weight on every instruction set and compares each element with the chain and f64.
 fn all_paths_agree(case: Case) {
-    let Case { size: (m, n, k), dtype, bias, store } = case;
+    let Case { compute, size: (m, n, k), dtype, bias, store } = case;
     let x = tensor(1, &[m, k], DType::F32);
+    let value = |v: f32| if compute == Compute::Bf16 { rounded(v) } else { v };
     let xt = {
         let mut t = Tensor::zeros(&[k, m], DType::F32);
         (0..m * k).for_each(|i| t.f32_mut()[i % k * m + i / k] = x.f32()[i]);
@@ -77,15 +104,15 @@ fn all_paths_agree(case: Case) {
         }
         t
     };
-    let packed = PackedWeight::new(&w).unwrap();
+    let packed = PackedWeight::new(&w, compute).unwrap();
     let bias = bias.then(|| numbers(3, n));
     let old = numbers(4, m * n);
     let mut expected = vec![0.0f32; m * n];
     for i in 0..m {
         for j in 0..n {
-            let (x, w) = (|p: usize| x.f32()[i * k + p], |p: usize| wide.f32()[j * k + p]);
+            let (x, w) = (|p: usize| value(x.f32()[i * k + p]), |p: usize| value(wide.f32()[j * k + p]));
             let (b, o) = (bias.as_ref().map(|b| b[j]), (store == Store::Add).then_some(old[i * n + j]));
-            let value = chain(k, x, w, b, o);
+            let value = chain(compute, k, x, w, b, o);
             let (sum, bound) = exact(k, x, w, &b.into_iter().chain(o).collect::<Vec<_>>());
             assert!((f64::from(value) - sum).abs() <= bound, "{case:?} [{i}, {j}]: {value} for {sum}");
             expected[i * n + j] = value;
@@ -93,11 +120,16 @@ fn all_paths_agree(case: Case) {
     }
     let rights =
         [Operand::Plain(Right::Rows(&w, 0)), Operand::Plain(Right::Columns(&wt, 0)), Operand::Packed(&packed, 0)];
+    let (x_bf16, xt_bf16) = (to_bf16(&x), to_bf16(&xt));
+    let mut lefts = vec![Left::Rows(Source::of(&x, 0)), Left::Columns(Source::of(&xt, 0))];
+    if compute == Compute::Bf16 {
+        lefts.extend([Left::Rows(Source::of(&x_bf16, 0)), Left::Columns(Source::of(&xt_bf16, 0))]);
+    }
     for isa in Isa::available() {
-        for left in [Left::Rows(x.f32()), Left::Columns(xt.f32())] {
+        for &left in &lefts {
             for (r, right) in rights.into_iter().enumerate() {
                 let mut c = old.clone();
-                Product { isa, size: (m, n, k), left, right, bias: bias.as_deref(), store }.run(&mut c, n);
+                Product { isa, compute, size: (m, n, k), left, right, bias: bias.as_deref(), store }.run(&mut c, n);
                 for (i, (c, e)) in c.iter().zip(&expected).enumerate() {
                     let place = format!("{case:?} {} right {r} element {i}: {c} for {e}", isa.name());
                     assert_eq!(c.to_bits(), e.to_bits(), "{place}");
@@ -129,7 +161,9 @@ fn every_layout_dtype_and_instruction_set_gives_the_promised_chain_on_odd_shapes
     for (i, size) in sizes.into_iter().enumerate() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             for store in [Store::Replace, Store::Add] {
-                all_paths_agree(Case { size, dtype, bias: i % 2 == 0, store });
+                for compute in [Compute::F32, Compute::Bf16] {
+                    all_paths_agree(Case { compute, size, dtype, bias: i % 2 == 0, store });
+                }
             }
         }
     }
@@ -138,8 +172,10 @@ fn every_layout_dtype_and_instruction_set_gives_the_promised_chain_on_odd_shapes
 #[test]
 fn blocks_of_a_long_reduction_continue_the_same_chain() {
     for store in [Store::Replace, Store::Add] {
-        all_paths_agree(Case { size: (14, 34, 1700), dtype: DType::BF16, bias: true, store });
-        all_paths_agree(Case { size: (1, 70, 800), dtype: DType::F32, bias: false, store });
+        for compute in [Compute::F32, Compute::Bf16] {
+            all_paths_agree(Case { compute, size: (14, 34, 3301), dtype: DType::BF16, bias: true, store });
+            all_paths_agree(Case { compute, size: (1, 70, 800), dtype: DType::F32, bias: false, store });
+        }
     }
 }
 
@@ -152,7 +188,7 @@ fn operands_larger_than_the_packing_buffers_are_walked_in_parts() {
     let mut y = Tensor::zeros(&[250, 64], DType::F32);
     matmul_nt(&dev, &mut y, &x, &w, None, Store::Replace).unwrap();
     for (i, j) in [(0, 0), (119, 31), (120, 32), (249, 63), (239, 33), (240, 1)] {
-        let e = chain(k, |p| x.f32()[i * k + p], |p| w.f32()[j * k + p], None, None);
+        let e = chain(Compute::F32, k, |p| x.f32()[i * k + p], |p| w.f32()[j * k + p], None, None);
         assert_eq!(y.f32()[i * 64 + j].to_bits(), e.to_bits(), "[{i}, {j}]");
     }
 }
@@ -169,10 +205,15 @@ fn an_empty_reduction_gives_the_bias() {
 
 #[test]
 fn a_row_has_the_same_bits_whatever_rows_stand_beside_it_and_however_many_threads_run() {
+    rows_are_independent(Compute::F32);
+    rows_are_independent(Compute::Bf16);
+}
+
+fn rows_are_independent(compute: Compute) {
     let (m, n, k) = (260, 200, 300);
     let (x, w) = (tensor(7, &[m, k], DType::F32), tensor(8, &[n, k], DType::BF16));
-    let packed = PackedWeight::new(&w).unwrap();
-    let dev = Device::cpu();
+    let packed = PackedWeight::new(&w, compute).unwrap();
+    let dev = Device::cpu().with_compute(compute);
     let mut all = Tensor::zeros(&[m, n], DType::F32);
     matmul_nt(&dev, &mut all, &x, &w, None, Store::Replace).unwrap();
     for threads in [1, 2, 3, 5] {
@@ -207,6 +248,43 @@ fn products_inside_parallel_work_do_not_disturb_each_other() {
 }
 
 #[test]
+fn several_weights_of_one_input_give_the_bits_of_each_alone() {
+    for compute in [Compute::F32, Compute::Bf16] {
+        let dev = Device::cpu().with_compute(compute);
+        for m in [1, 7, 130] {
+            let x = tensor(11, &[m, 64], DType::F32);
+            let weights = [96, 33, 5].map(|n| tensor(n as u64, &[n, 64], DType::BF16));
+            let packed = weights.each_ref().map(|w| PackedWeight::new(w, compute).unwrap());
+            let bias = Tensor::from_f32(&numbers(12, 33), &[33]);
+            let [mut a, mut b, mut c] = [96, 33, 5].map(|n| Tensor::zeros(&[m, n], DType::F32));
+            let mut products = [
+                (&mut a, Weight::Packed(&packed[0]), None),
+                (&mut b, Weight::Packed(&packed[1]), Some(&bias)),
+                (&mut c, Weight::Plain(&weights[2]), None),
+            ];
+            matmul_weights(&dev, &x, &mut products).unwrap();
+            for (i, y) in [&a, &b, &c].into_iter().enumerate() {
+                let mut alone = Tensor::zeros(y.shape(), DType::F32);
+                matmul_nt(&dev, &mut alone, &x, &weights[i], (i == 1).then_some(&bias), Store::Replace).unwrap();
+                assert_eq!(alone.bytes(), y.bytes(), "{compute} {m} rows, weight {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_packed_for_other_products_is_refused() {
+    let (x, w) = (tensor(1, &[3, 6], DType::F32), tensor(2, &[7, 6], DType::F32));
+    let mut y = Tensor::zeros(&[3, 7], DType::F32);
+    for (packed, used) in [(Compute::F32, Compute::Bf16), (Compute::Bf16, Compute::F32)] {
+        let packed = PackedWeight::new(&w, packed).unwrap();
+        let dev = Device::cpu().with_compute(used);
+        let error = matmul_packed(&dev, &mut y, &x, &packed, None, Store::Replace).unwrap_err().to_string();
+        assert!(error.contains(&format!("expected a weight packed for {used} products")), "{error}");
+    }
+}
+
+#[test]
 fn flops_and_bytes_are_booked_and_wrong_shapes_are_named() {
     let dev = Device::cpu();
     let (x, w) = (tensor(1, &[3, 5], DType::F32), tensor(2, &[7, 5], DType::BF16));
@@ -224,10 +302,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn any_shape_gives_the_promised_chain(
-        m in 1usize..150, n in 1usize..150, k in 1usize..90, kind in 0usize..3, bias: bool, add: bool,
+        m in 1usize..150, n in 1usize..150, k in 1usize..90, kind in 0usize..3, bf16: bool, bias: bool, add: bool,
     ) {
+        let compute = if bf16 { Compute::Bf16 } else { Compute::F32 };
         let dtype = [DType::F32, DType::BF16, DType::F16][kind];
         let store = if add { Store::Add } else { Store::Replace };
-        all_paths_agree(Case { size: (m, n, k), dtype, bias, store });
+        all_paths_agree(Case { compute, size: (m, n, k), dtype, bias, store });
     }
 }
