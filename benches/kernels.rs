@@ -245,7 +245,7 @@ fn rows<M: Measurement>(c: &mut Criterion<M>) {
     let [mut m, mut v] = [(); 2].map(|()| Tensor::zeros(&[n], DType::F32));
     let settings =
         AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 3, grad_scale: 1.0 };
-    measure("adamw/16M", Op::AdamW, &mut || adamw(&dev, &mut p, &mut m, &mut v, &g, settings).unwrap());
+    measure("adamw/16M", Op::AdamW, &mut || adamw(&dev, &mut p, None, &mut m, &mut v, &g, settings).unwrap());
 }
 
 /// CPU time of the process: what the work costs on a machine that others use too.

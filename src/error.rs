@@ -100,6 +100,16 @@ pub enum Error {
         /// Its last words.
         message: String,
     },
+    /// The GPU or its driver is missing, too old or refuses. Exit code 4.
+    #[error("{device}: {problem}; {instead}")]
+    Device {
+        /// The device as `--device` names it.
+        device: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        instead: String,
+    },
     /// SIGINT or SIGTERM arrived; what was finished is kept. Exit code 130.
     #[error("interrupted; finished work is kept, run the same command again to go on")]
     Interrupted,
@@ -147,7 +157,7 @@ impl Error {
             Error::Shape { .. } => 1,
             Error::Usage { .. } => 2,
             Error::Format { .. } | Error::Unsupported { .. } => 3,
-            Error::Io { .. } | Error::Program { .. } => 4,
+            Error::Io { .. } | Error::Program { .. } | Error::Device { .. } => 4,
             Error::Budget { .. } => 5,
             Error::Locked { .. } => 6,
             Error::NotFinite { .. } => 7,

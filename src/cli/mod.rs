@@ -18,7 +18,7 @@ mod summary;
 mod train_step;
 
 use ratoon::Result;
-use ratoon::device::{Compute, Device};
+use ratoon::device::{Compute, Device, DeviceName};
 
 /// Cut decoder blocks out of a Llama-family model and grow the quality back by self-data distillation.
 #[derive(clap::Parser)]
@@ -33,6 +33,9 @@ pub struct Cli {
     /// Worker threads [default: all cores].
     #[arg(long, global = true, env = "RATOON_THREADS")]
     threads: Option<usize>,
+    /// Device that computes: cpu, cuda or cuda:N.
+    #[arg(long, global = true, env = "RATOON_DEVICE", default_value = "cpu")]
+    device: DeviceName,
     /// Show FLOPs, bytes and seconds of every operation on stderr at the end.
     #[arg(long, global = true)]
     profile: bool,
@@ -111,9 +114,13 @@ pub fn run(cli: Cli) -> Result<()> {
         built
             .map_err(|e| ratoon::Error::usage("--threads", "a number of threads that can be started", e.to_string()))?;
     }
-    let context = Context { device: Device::cpu(), json: cli.json };
+    let context = Context { device: Device::open(cli.device)?, json: cli.json };
+    if cli.profile {
+        context.device.profile();
+    }
     let (device, start) = (context.device.clone(), std::time::Instant::now());
     cli.command.run(&context)?;
+    device.synchronize()?;
     let elapsed = start.elapsed();
     if cli.profile {
         eprintln!("{}", summary::profile(&device));

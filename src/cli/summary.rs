@@ -16,7 +16,7 @@ pub fn line(device: &Device, elapsed: Duration) -> String {
     if flops > 0.0 {
         parts.push(format!("{} FLOP", quantity(flops)));
         let mut rate = format!("{} FLOP/s", quantity(flops / seconds));
-        if elapsed > WORTH_MEASURING {
+        if elapsed > WORTH_MEASURING && device.is_cpu() {
             let share = 100.0 * flops / seconds / peak::fma_peak();
             rate += &format!(" ({share:.1} % of the measured f32 peak)");
         }
@@ -27,6 +27,9 @@ pub fn line(device: &Device, elapsed: Duration) -> String {
     }
     if let Some(bytes) = memory {
         parts.push(format!("{}B peak memory", quantity(bytes as f64)));
+    }
+    if let (false, Some(bytes)) = (device.is_cpu(), device.peak_memory()) {
+        parts.push(format!("{}B on the card", quantity(bytes as f64)));
     }
     parts.push(format!("{seconds:.2} s"));
     parts.join(", ")

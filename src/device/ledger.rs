@@ -1,7 +1,7 @@
 //! The ledger: FLOPs, bytes, calls and seconds of every operation.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Work of one operation call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,11 +103,27 @@ pub struct Ledger {
 impl Ledger {
     /// Adds one call; the returned guard adds its seconds when dropped.
     pub fn span(&self, op: Op, cost: Cost) -> Span<'_> {
+        self.add_call(op, cost);
+        Span { clock: Clock::Wall { ledger: self, op, start: Instant::now() } }
+    }
+
+    /// Adds one call whose work is done elsewhere, for the time `clock` to be booked later.
+    #[cfg(feature = "cuda")]
+    pub(super) fn span_elsewhere<'a>(&self, op: Op, cost: Cost, clock: Option<super::cuda::Interval<'a>>) -> Span<'a> {
+        self.add_call(op, cost);
+        Span { clock: Clock::Elsewhere { _interval: clock } }
+    }
+
+    fn add_call(&self, op: Op, cost: Cost) {
         let counter = &self.counters[op as usize];
         counter.calls.fetch_add(1, Relaxed);
         counter.flops.fetch_add(cost.flops, Relaxed);
         counter.bytes.fetch_add(cost.bytes, Relaxed);
-        Span { counter, start: Instant::now() }
+    }
+
+    /// Books time that an operation took.
+    pub(super) fn add_time(&self, op: Op, time: Duration) {
+        self.counters[op as usize].nanoseconds.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
     /// Totals so far of one operation.
@@ -142,14 +158,25 @@ impl Ledger {
     }
 }
 
-/// A running operation; dropping it books the time.
+/// A running operation; dropping it ends its time.
 pub struct Span<'a> {
-    counter: &'a Counter,
-    start: Instant,
+    clock: Clock<'a>,
+}
+
+enum Clock<'a> {
+    /// The calling thread does the work.
+    Wall { ledger: &'a Ledger, op: Op, start: Instant },
+    /// A device does it, and tells the time later where it was asked to.
+    #[cfg(feature = "cuda")]
+    Elsewhere { _interval: Option<super::cuda::Interval<'a>> },
 }
 
 impl Drop for Span<'_> {
     fn drop(&mut self) {
-        self.counter.nanoseconds.fetch_add(self.start.elapsed().as_nanos() as u64, Relaxed);
+        match &self.clock {
+            Clock::Wall { ledger, op, start } => ledger.add_time(*op, start.elapsed()),
+            #[cfg(feature = "cuda")]
+            Clock::Elsewhere { .. } => {}
+        }
     }
 }

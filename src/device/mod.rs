@@ -2,59 +2,166 @@
 //!
 //! | file | subject |
 //! |-|-|
+//! | `name.rs` | devices as `--device` names them |
 //! | `buffer.rs` | aligned host memory, windows of memory-mapped files |
-//! | `tensor.rs` | dense row-major arrays over either |
+//! | `tensor.rs` | dense row-major arrays over either, or over a card's memory |
 //! | `dtype.rs` | element types |
 //! | `compute.rs` | precision of products |
 //! | `ledger.rs` | FLOPs, bytes, calls and seconds of every operation |
 //! | `peak.rs` | measured ceilings of the processor, peak memory of the process |
+//! | `cuda/` | the CUDA device (feature `cuda`) |
 
 pub mod buffer;
 mod compute;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dtype;
 mod ledger;
+mod name;
 pub mod peak;
 mod tensor;
 
 pub use compute::Compute;
 pub use dtype::DType;
 pub use ledger::{Cost, Entry, Ledger, Op, Span};
-pub use tensor::Tensor;
+pub use name::DeviceName;
+pub use tensor::{OnHost, Tensor};
 
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
 use crate::error::Result;
 use std::sync::Arc;
 
-/// The processor that runs the operations. Cloning is cheap; clones share one ledger.
+/// What runs the operations. Cloning is cheap; clones share one ledger.
 #[derive(Clone)]
 pub struct Device {
     ledger: Arc<Ledger>,
     compute: Compute,
+    backend: Backend,
+}
+
+/// How an operation is run: every room in `ops/` matches on it.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<cuda::Cuda>),
 }
 
 impl Device {
     /// The CPU: all cores that rayon's global pool has.
     pub fn cpu() -> Device {
-        Device { ledger: Arc::new(Ledger::default()), compute: Compute::F32 }
+        Device { ledger: Arc::new(Ledger::default()), compute: Compute::F32, backend: Backend::Cpu }
     }
 
-    /// The same device, with products computed this way; the ledger stays shared.
+    /// The same device, with products computed this way; the ledger stays shared. Cards compute in [`Compute::Bf16`] only.
     pub fn with_compute(self, compute: Compute) -> Device {
+        let compute = if self.is_cpu() { compute } else { Compute::Bf16 };
         Device { compute, ..self }
     }
 
-    /// How products are computed; [`Compute::F32`] unless [`Device::with_compute`] said otherwise.
+    /// How products are computed: on the CPU [`Compute::F32`] unless [`Device::with_compute`] said otherwise.
     pub fn compute(&self) -> Compute {
         self.compute
     }
 
-    /// Zeros in the device's memory.
-    pub fn zeros(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        Ok(Tensor::zeros(shape, dtype))
+    /// The named device. [`Error::Device`] says what is wrong with a driver or card, or that this build knows only the CPU.
+    pub fn open(name: DeviceName) -> Result<Device> {
+        match name {
+            DeviceName::Cpu => Ok(Device::cpu()),
+            #[cfg(feature = "cuda")]
+            DeviceName::Cuda(ordinal) => {
+                let backend = Backend::Cuda(cuda::Cuda::open(ordinal)?);
+                Ok(Device { ledger: Arc::new(Ledger::default()), compute: Compute::Bf16, backend })
+            }
+            #[cfg(not(feature = "cuda"))]
+            DeviceName::Cuda(_) => Err(Error::Device {
+                device: name.to_string(),
+                problem: "this build has no CUDA kernels".into(),
+                instead: "build with --features cuda, or use --device cpu".into(),
+            }),
+        }
     }
 
-    /// Element type of activations, their gradients, keys and values.
+    /// How operations run.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// What computes: the processor's or the card's name.
+    pub fn description(&self) -> String {
+        match &self.backend {
+            Backend::Cpu => peak::cpu_name(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.card.name.clone(),
+        }
+    }
+
+    /// Zeros in the device's memory. [`Error::Budget`] when a card has no room.
+    pub fn zeros(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        match &self.backend {
+            Backend::Cpu => Ok(Tensor::zeros(shape, dtype)),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Tensor::zeros_on(cuda, shape, dtype),
+        }
+    }
+
+    /// A copy of a host tensor in the device's memory, as `dtype`. From floats to floats, rounded to the nearest.
+    pub fn upload(&self, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+        let mut copy = self.zeros(tensor.shape(), dtype)?;
+        copy.convert_from(tensor)?;
+        Ok(copy)
+    }
+
+    /// Whether this is the CPU, which reads host tensors and mapped files as they are.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.backend, Backend::Cpu)
+    }
+
+    /// Element type of activations, their gradients, keys and values: F32 on the CPU, BF16 on a card.
     pub fn activation(&self) -> DType {
-        DType::F32
+        match &self.backend {
+            Backend::Cpu => DType::F32,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(_) => DType::BF16,
+        }
+    }
+
+    /// Bytes that may be used: what a card had free when it was opened; `None` where the operating system decides.
+    pub fn memory_budget(&self) -> Option<u64> {
+        match &self.backend {
+            Backend::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Some(cuda.memory_budget()),
+        }
+    }
+
+    /// Most bytes in use at a time so far: of the process on the CPU, of the card's memory on a card.
+    pub fn peak_memory(&self) -> Option<u64> {
+        match &self.backend {
+            Backend::Cpu => peak::peak_memory(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Some(cuda.peak_memory()),
+        }
+    }
+
+    /// Measures the time of every operation from now on. The CPU always does; a card needs two events for each.
+    pub fn profile(&self) {
+        match &self.backend {
+            Backend::Cpu => {}
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.profile(),
+        }
+    }
+
+    /// Waits until all operations are done and their times are in the ledger. Errors of kernels show up here.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.book_times(&self.ledger),
+        }
     }
 
     /// What this device has done so far.
@@ -62,8 +169,12 @@ impl Device {
         &self.ledger
     }
 
-    /// Books one operation call; the guard books its time when dropped.
+    /// Books one operation call; the guard ends its time when dropped.
     pub fn span(&self, op: Op, cost: Cost) -> Span<'_> {
-        self.ledger.span(op, cost)
+        match &self.backend {
+            Backend::Cpu => self.ledger.span(op, cost),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => self.ledger.span_elsewhere(op, cost, cuda.interval(op)),
+        }
     }
 }

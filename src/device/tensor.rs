@@ -2,28 +2,68 @@
 
 use super::DType;
 use super::buffer::{HostBuffer, MappedSlice};
+#[cfg(feature = "cuda")]
+use super::cuda::{Buffer, Cuda, Element};
 use crate::error::{Error, Result};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
 
 enum Storage {
     Host(HostBuffer),
     Mapped(MappedSlice),
+    #[cfg(feature = "cuda")]
+    Cuda(Buffer),
 }
 
 /// A dense row-major array. Activations are `[tokens, features]`, weights `[out_features, in_features]`.
 ///
 /// A tensor that was made for `n` rows can be [reused for fewer](Tensor::set_rows), so that buffers are planned once.
+///
+/// Ids, positions and offsets (U32) stay on the host, where shapes are checked and costs counted; the first kernel that reads
+/// such a tensor leaves a copy of it on the card, for those that follow.
 pub struct Tensor {
     shape: Vec<usize>,
     dtype: DType,
     storage: Storage,
+    /// The card's copy of a U32 tensor on the host.
+    #[cfg(feature = "cuda")]
+    indices: std::sync::OnceLock<Buffer>,
+}
+
+/// A tensor's elements on the host: the tensor itself, or a copy of what lies on a card.
+pub enum OnHost<'a> {
+    /// It is there already.
+    Itself(&'a Tensor),
+    /// What the card had when it was asked for.
+    Copy(Box<Tensor>),
+}
+
+impl std::ops::Deref for OnHost<'_> {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        match self {
+            OnHost::Itself(tensor) => tensor,
+            OnHost::Copy(tensor) => tensor,
+        }
+    }
 }
 
 impl Tensor {
     /// Zeros on the host.
     pub fn zeros(shape: &[usize], dtype: DType) -> Tensor {
         let elements: usize = shape.iter().product();
-        Tensor { shape: shape.to_vec(), dtype, storage: Storage::Host(HostBuffer::zeroed(elements * dtype.size())) }
+        Tensor::new(shape, dtype, Storage::Host(HostBuffer::zeroed(elements * dtype.size())))
+    }
+
+    fn new(shape: &[usize], dtype: DType, storage: Storage) -> Tensor {
+        Tensor {
+            shape: shape.to_vec(),
+            dtype,
+            storage,
+            #[cfg(feature = "cuda")]
+            indices: std::sync::OnceLock::new(),
+        }
     }
 
     /// A copy of `values` with `shape`. Panics when the counts differ: shapes are the caller's own.
@@ -47,7 +87,7 @@ impl Tensor {
         let bytes = slice.bytes();
         let fits = bytes.len() == elements.checked_mul(dtype.size())?;
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(dtype.size());
-        (fits && aligned).then(|| Tensor { shape: shape.to_vec(), dtype, storage: Storage::Mapped(slice) })
+        (fits && aligned).then(|| Tensor::new(shape, dtype, Storage::Mapped(slice)))
     }
 
     /// Dimensions, slowest first.
@@ -86,6 +126,8 @@ impl Tensor {
         let capacity = match &self.storage {
             Storage::Host(buffer) => buffer.bytes().len(),
             Storage::Mapped(slice) => slice.bytes().len(),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(buffer) => buffer.bytes(),
         };
         if needed > capacity {
             let row_bytes = (self.row_len() * self.dtype.size()).max(1);
@@ -96,11 +138,14 @@ impl Tensor {
         Ok(())
     }
 
-    /// The elements as bytes, little-endian.
+    /// The elements as bytes, little-endian. Panics, as all access to elements does, on a tensor in a card's memory: ask
+    /// [`Tensor::host`] for those.
     pub fn bytes(&self) -> &[u8] {
         let bytes = match &self.storage {
             Storage::Host(buffer) => buffer.bytes(),
             Storage::Mapped(slice) => slice.bytes(),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => panic!("Tensor: the elements are in a card's memory"),
         };
         &bytes[..self.size_bytes()]
     }
@@ -108,9 +153,13 @@ impl Tensor {
     /// The elements as bytes, writable. Panics on a mapped tensor: files are never written through a map.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.size_bytes();
+        #[cfg(feature = "cuda")]
+        self.indices.take();
         match &mut self.storage {
             Storage::Host(buffer) => &mut buffer.bytes_mut()[..len],
             Storage::Mapped(_) => panic!("Tensor: a mapped file is read-only"),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => panic!("Tensor: the elements are in a card's memory"),
         }
     }
 
@@ -168,22 +217,54 @@ impl Tensor {
     }
 
     /// The elements where the host can read them. Every look at what an operation has written goes through here.
-    pub fn host(&self) -> Result<&Tensor> {
-        Ok(self)
+    pub fn host(&self) -> Result<OnHost<'_>> {
+        match &self.storage {
+            Storage::Host(_) | Storage::Mapped(_) => Ok(OnHost::Itself(self)),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(buffer) => {
+                let mut copy = Tensor::zeros(&self.shape, self.dtype);
+                buffer.cuda().read(buffer, copy.bytes_mut())?;
+                Ok(OnHost::Copy(Box::new(copy)))
+            }
+        }
     }
 
-    /// Copies the elements of a tensor of the same shape and dtype.
+    /// Copies the elements of a tensor of the same shape and dtype, from wherever they are to wherever these are.
     pub fn copy_from(&mut self, from: &Tensor) -> Result<()> {
         if self.shape != from.shape || self.dtype != from.dtype {
             let expected = format!("{} {:?}", self.dtype, self.shape);
             return Err(Error::shape("copy_from", "from", expected, format!("{} {:?}", from.dtype, from.shape)));
         }
+        #[cfg(feature = "cuda")]
+        match (&self.storage, &from.storage) {
+            (Storage::Cuda(to), Storage::Cuda(buffer)) => return to.copy_from(buffer, from.size_bytes()),
+            (Storage::Cuda(to), _) => return to.cuda().write(to, from, from.dtype),
+            (_, Storage::Cuda(buffer)) => return buffer.cuda().clone().read(buffer, self.bytes_mut()),
+            _ => {}
+        }
         self.bytes_mut().copy_from_slice(from.bytes());
+        Ok(())
+    }
+
+    /// Copies the elements of a host tensor of the same shape and any float dtype, rounded to the nearest of this tensor's.
+    pub fn convert_from(&mut self, from: &Tensor) -> Result<()> {
+        if self.dtype == from.dtype || self.shape != from.shape {
+            return self.copy_from(from);
+        }
+        #[cfg(feature = "cuda")]
+        if let Storage::Cuda(to) = &self.storage {
+            return to.cuda().write(to, from, self.dtype);
+        }
+        convert(from, 0, self.dtype, self.bytes_mut());
         Ok(())
     }
 
     /// Sets every element to zero.
     pub fn zero(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Storage::Cuda(buffer) = &self.storage {
+            return buffer.zero(self.size_bytes());
+        }
         self.bytes_mut().fill(0);
         Ok(())
     }
@@ -200,9 +281,102 @@ impl Tensor {
     }
 }
 
+/// Elements that one thread converts at a time.
+const PART: usize = 1 << 16;
+
+/// Writes elements `first ..` of a host tensor to `to` as `dtype`; floats only, unless the dtypes are the same.
+pub(super) fn convert(from: &Tensor, first: usize, dtype: DType, to: &mut [u8]) {
+    if from.dtype() == dtype {
+        let from = &from.bytes()[first * dtype.size()..][..to.len()];
+        let parts = to.par_chunks_mut(PART).zip(from.par_chunks(PART));
+        return parts.for_each(|(to, from)| to.copy_from_slice(from));
+    }
+    let parts = to.par_chunks_mut(PART * dtype.size()).enumerate();
+    parts.for_each_init(
+        || vec![0.0f32; PART],
+        |wide, (i, to)| {
+            let wide = &mut wide[..to.len() / dtype.size()];
+            from.read_f32(first + i * PART, wide);
+            match dtype {
+                DType::F32 => bytemuck::cast_slice_mut(to).copy_from_slice(wide),
+                DType::BF16 => bytemuck::cast_slice_mut::<u8, bf16>(to).convert_from_f32_slice(wide),
+                DType::F16 => bytemuck::cast_slice_mut::<u8, f16>(to).convert_from_f32_slice(wide),
+                DType::U32 => panic!("Tensor: floats are not converted to U32"),
+            }
+        },
+    );
+}
+
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let place = if matches!(self.storage, Storage::Mapped(_)) { "mapped" } else { "host" };
+        let place = match &self.storage {
+            Storage::Host(_) => "host".to_string(),
+            Storage::Mapped(_) => "mapped".to_string(),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(buffer) => buffer.cuda().card.device_name(),
+        };
         write!(f, "Tensor({} {:?} {place})", self.dtype, self.shape)
+    }
+}
+
+/// What the CUDA launches need.
+#[cfg(feature = "cuda")]
+impl Tensor {
+    /// Zeros on a card.
+    pub(super) fn zeros_on(cuda: &std::sync::Arc<Cuda>, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let bytes = shape.iter().product::<usize>() * dtype.size();
+        let buffer = cuda.allocate(bytes)?;
+        buffer.zero(bytes)?;
+        Ok(Tensor::new(shape, dtype, Storage::Cuda(buffer)))
+    }
+
+    /// Where a kernel on the card reads the elements; `T` is their type in `kernels/abi.h`. Errors for another dtype and for
+    /// floats on the host.
+    pub(crate) fn kernel_ptr<T: Element>(&self, cuda: &std::sync::Arc<Cuda>) -> Result<*const T> {
+        let address = match &self.storage {
+            Storage::Cuda(buffer) if self.dtype == T::DTYPE => buffer.address(),
+            Storage::Host(_) if T::DTYPE == DType::U32 && self.dtype == DType::U32 => match self.indices.get() {
+                Some(copy) => copy.address(),
+                None => {
+                    let copy = cuda.upload(self, DType::U32)?;
+                    self.indices.get_or_init(|| copy).address()
+                }
+            },
+            _ => return Err(self.not_for_kernel::<T>(cuda)),
+        };
+        Ok(address as *const T)
+    }
+
+    /// Where a kernel on the card writes the elements. Errors for another dtype and for a tensor on the host.
+    pub(crate) fn kernel_mut<T: Element>(&mut self, cuda: &std::sync::Arc<Cuda>) -> Result<*mut T> {
+        match &self.storage {
+            Storage::Cuda(buffer) if self.dtype == T::DTYPE => Ok(buffer.address() as *mut T),
+            _ => Err(self.not_for_kernel::<T>(cuda)),
+        }
+    }
+
+    fn not_for_kernel<T: Element>(&self, cuda: &Cuda) -> Error {
+        Error::shape("kernel", "tensor", format!("{} on {}", T::DTYPE, cuda.card.device_name()), format!("{self:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversion_rounds_to_the_nearest_and_back_is_exact() {
+        // More than two parts, ties to even both ways, infinity and the largest bf16.
+        let mut values: Vec<f32> = (0..2 * PART + 7).map(|i| (i as f32 - 70_000.0) * 0.37).collect();
+        values.extend([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::INFINITY, 3.389e38]);
+        let (wide, n) = (Tensor::from_f32(&values, &[values.len()]), values.len());
+        let mut half = Tensor::zeros(&[n], DType::BF16);
+        half.convert_from(&wide).unwrap();
+        assert!(half.bf16().iter().zip(&values).all(|(h, v)| *h == bf16::from_f32(*v)));
+        assert_eq!(half.bf16()[n - 4..n - 2].iter().map(|v| v.to_f32()).collect::<Vec<_>>(), [1.0, 1.015625]);
+        let mut again = Tensor::zeros(&[n], DType::F32);
+        again.convert_from(&half).unwrap();
+        assert!(again.f32().iter().zip(half.bf16()).all(|(f, h)| *f == h.to_f32()));
+        assert!(half.convert_from(&Tensor::zeros(&[n, 1], DType::F32)).is_err(), "another shape");
     }
 }

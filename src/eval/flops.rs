@@ -139,7 +139,7 @@ impl LedgerCheck {
     }
 }
 
-/// Runs one forward pass with the logits of every token over `seq_len` tokens and compares the ledger with [`Flops`].
+/// Runs one forward pass of a model on the host with the logits of every token over `seq_len` tokens and compares the ledger with [`Flops`].
 pub fn check_forward(dev: &Device, model: &Llama, seq_len: usize) -> Result<LedgerCheck> {
     let longest = model.config.max_position_embeddings;
     if seq_len == 0 || seq_len > longest {
@@ -150,6 +150,8 @@ pub fn check_forward(dev: &Device, model: &Llama, seq_len: usize) -> Result<Ledg
     let ids: Vec<u32> = (0..seq_len).map(|i| (i % vocab) as u32).collect();
     let expected = [(Op::Matmul, flops.seq_len * flops.matmul), (Op::Attention, flops.attention_per_sequence)];
     LedgerCheck::count(dev, format!("forward {seq_len}"), &expected, || {
+        let mut model = model.clone();
+        model.place(dev)?;
         let mut ws = Workspace::new(dev, &model.config, seq_len)?;
         model.forward(dev, &Batch::pack(&[ids]), &mut ws, &mut |_, _| Ok(()))?;
         let rows: Vec<u32> = (0..seq_len as u32).collect();

@@ -253,10 +253,11 @@ impl Adapter {
     }
 
     /// Writes both files into `dir`; each appears whole, the options last. `base` is the model's name or path.
-    pub fn save(&self, dir: &Path, base: &str) -> Result<()> {
-        let tensors: BTreeMap<(usize, Projection), [&Tensor; 2]> =
-            self.loras.iter().map(|(&place, lora)| (place, [&lora.a, &lora.b])).collect();
-        save(dir, &self.config, base, &tensors)
+    pub fn save<'a>(&'a self, dir: &Path, base: &str) -> Result<()> {
+        let named = |(&(l, p), lora): (&(usize, Projection), &'a Lora)| {
+            [(tensor_name(l, p, 'A'), &lora.a), (tensor_name(l, p, 'B'), &lora.b)]
+        };
+        save(dir, &self.config, base, self.loras.iter().flat_map(named).collect())
     }
 
     /// Attaches the factors to `model`, replacing what was there.
@@ -275,19 +276,13 @@ fn tensor_name(block: usize, projection: Projection, factor: char) -> String {
     format!("base_model.model.model.layers.{block}.{}.lora_{factor}.weight", projection.path())
 }
 
-fn save(
-    dir: &Path,
-    config: &LoraConfig,
-    base: &str,
-    tensors: &BTreeMap<(usize, Projection), [&Tensor; 2]>,
-) -> Result<()> {
-    let list =
-        || tensors.iter().flat_map(|(&(l, p), [a, b])| [(tensor_name(l, p, 'A'), *a), (tensor_name(l, p, 'B'), *b)]);
+/// Writes F32 factors with their names in PEFT's files, and the options.
+pub(crate) fn save(dir: &Path, config: &LoraConfig, base: &str, factors: Vec<(String, &Tensor)>) -> Result<()> {
     let specs: Vec<TensorSpec> =
-        list().map(|(name, tensor)| TensorSpec::new(name, DType::F32, tensor.shape())).collect();
+        factors.iter().map(|(name, tensor)| TensorSpec::new(name, DType::F32, tensor.shape())).collect();
     write_file(&dir.join(WEIGHTS), |out| {
         out.write_all(&header_bytes(&specs))?;
-        list().try_for_each(|(_, tensor)| out.write_all(tensor.host().map_err(std::io::Error::other)?.bytes()))
+        factors.iter().try_for_each(|(_, tensor)| out.write_all(tensor.host().map_err(std::io::Error::other)?.bytes()))
     })?;
     write_file(&dir.join(CONFIG), |out| {
         serde_json::to_writer_pretty(&mut *out, &config.to_json(base))?;
@@ -300,13 +295,5 @@ impl Llama {
     pub fn with_adapter(mut self, dir: &Path) -> Result<Llama> {
         Adapter::load(dir, &self)?.attach(&mut self);
         Ok(self)
-    }
-
-    /// Writes the attached adapters in PEFT's format.
-    pub fn save_adapter(&self, dir: &Path, config: &LoraConfig, base: &str) -> Result<()> {
-        let attached = config
-            .places(self.blocks.len())
-            .filter_map(|(l, p)| self.blocks[l].projection(p).lora.as_ref().map(|lora| ((l, p), [&lora.a, &lora.b])));
-        save(dir, config, base, &attached.collect())
     }
 }

@@ -67,8 +67,12 @@ pub struct Gradients {
 impl Gradients {
     /// Zeros for the parameters of `model` that are trained.
     pub fn new(dev: &Device, model: &Llama, trainable: Trainable) -> Result<Gradients> {
+        Gradients::made(model, trainable, |tensor| dev.zeros(tensor.shape(), DType::F32))
+    }
+
+    /// What `like` makes of each parameter of `model` that is trained.
+    pub fn made(model: &Llama, trainable: Trainable, like: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Gradients> {
         let all = trainable == Trainable::All;
-        let like = |tensor: &Tensor| dev.zeros(tensor.shape(), DType::F32);
         let full = |tensor: &Tensor| all.then(|| like(tensor)).transpose();
         let linear = |linear: &Linear| {
             Ok(LinearGradients {
@@ -139,8 +143,8 @@ impl Gradients {
         all
     }
 
-    /// Sets every gradient to zero.
-    pub fn zero(&mut self) -> Result<()> {
+    /// [`Gradients::tensors`], writable.
+    pub fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         let mut all: Vec<&mut Tensor> = Vec::new();
         all.extend(&mut self.embed_tokens);
         for block in &mut self.blocks {
@@ -154,7 +158,12 @@ impl Gradients {
         }
         all.extend(&mut self.norm);
         all.extend(&mut self.lm_head);
-        all.into_iter().try_for_each(Tensor::zero)
+        all
+    }
+
+    /// Sets every gradient to zero.
+    pub fn zero(&mut self) -> Result<()> {
+        self.tensors_mut().into_iter().try_for_each(Tensor::zero)
     }
 }
 

@@ -112,10 +112,14 @@ impl Llama {
         })
     }
 
-    /// [`Llama::load`], then [`Llama::pack`].
+    /// [`Llama::load`], then what makes inference fast on `dev`: [`Llama::pack`] for the CPU, [`Llama::place`] for a card.
     pub fn load_packed(dev: &Device, dir: &Path) -> Result<Llama> {
         let mut model = Llama::load(dir)?;
-        model.pack(dev)?;
+        if dev.is_cpu() {
+            model.pack(dev)?;
+        } else {
+            model.place(dev)?;
+        }
         Ok(model)
     }
 

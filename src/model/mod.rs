@@ -17,6 +17,7 @@
 //! | `gguf/` | GGUF files: read, dequantised, written as a model directory |
 //! | `inspect.rs` | what a directory holds, for people |
 //! | `presets/` | random weights in known shapes |
+//! | `placement.rs` | weights in the memory of the device that computes |
 //! | `batch.rs` | packed sequences |
 //! | `kv_cache.rs` | keys and values in pages, for generation |
 
@@ -36,6 +37,7 @@ pub mod llama;
 pub mod llama_backward;
 pub mod lora;
 pub mod mapped;
+mod placement;
 pub mod presets;
 pub mod safetensors;
 pub mod source;

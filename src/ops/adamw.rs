@@ -31,13 +31,27 @@ pub struct AdamW {
 /// One step: `p -= lr * weight_decay * p`, `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g²`,
 /// `p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)` with `g` scaled by `grad_scale`.
 ///
-/// `p`, `m`, `v`, `g`: F32 of one shape. The step-wise factors are computed in f64 and each is rounded to f32 once, as
+/// `p`, `m`, `v`, `g`: F32 of one shape. On a card `p` is BF16: the step is made on its F32 `master` and rounded into it. The
+/// CPU takes no master. The step-wise factors are computed in f64 and each is rounded to f32 once, as
 /// PyTorch does; the elements are within a few units in the last place of its result. Errors on step 0.
-pub fn adamw(dev: &Device, p: &mut Tensor, m: &mut Tensor, v: &mut Tensor, g: &Tensor, settings: AdamW) -> Result<()> {
+pub fn adamw(
+    dev: &Device,
+    p: &mut Tensor,
+    master: Option<&mut Tensor>,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    g: &Tensor,
+    settings: AdamW,
+) -> Result<()> {
     check("adamw", "g", g, DType::F32, g.shape())?;
-    check("adamw", "p", p, DType::F32, g.shape())?;
+    check("adamw", "p", p, dev.activation(), g.shape())?;
     check("adamw", "m", m, DType::F32, g.shape())?;
     check("adamw", "v", v, DType::F32, g.shape())?;
+    match &master {
+        Some(master) if !dev.is_cpu() => check("adamw", "master", master, DType::F32, g.shape())?,
+        None if dev.is_cpu() => {}
+        _ => return Err(Error::shape("adamw", "master", "one on a card, none on the CPU", "the other")),
+    }
     let AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale } = settings;
     if step == 0 {
         return Err(Error::shape("adamw", "step", "1 or more", "0"));
@@ -122,7 +136,7 @@ mod tests {
             let g = random(n, 10 + step);
             let settings =
                 AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
-            adamw(&dev, &mut p, &mut m, &mut v, &Tensor::from_f32(&g, &[n]), settings).unwrap();
+            adamw(&dev, &mut p, None, &mut m, &mut v, &Tensor::from_f32(&g, &[n]), settings).unwrap();
             for ([p, m, v], g) in want.iter_mut().zip(&g) {
                 let g = 0.5 * f64::from(*g);
                 *p -= 1e-2 * 0.1 * *p;
@@ -145,9 +159,11 @@ mod tests {
         let (mut m, mut v) = (Tensor::zeros(&[3], DType::F32), Tensor::zeros(&[3], DType::F32));
         let settings =
             AdamW { lr: 0.25, beta1: 0.9, beta2: 0.95, eps: 1e-12, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
-        adamw(&Device::cpu(), &mut p, &mut m, &mut v, &g, settings).unwrap();
+        adamw(&Device::cpu(), &mut p, None, &mut m, &mut v, &g, settings).unwrap();
         assert_close("p", p.f32(), &[-0.25, 0.25, -0.25], 1e-6);
         let zero = AdamW { step: 0, ..settings };
-        assert!(adamw(&Device::cpu(), &mut p, &mut m, &mut v, &g, zero).unwrap_err().to_string().contains("step"));
+        assert!(
+            adamw(&Device::cpu(), &mut p, None, &mut m, &mut v, &g, zero).unwrap_err().to_string().contains("step")
+        );
     }
 }

@@ -2,6 +2,11 @@
 
 use super::parallel::{self, rows_per_task};
 use super::{check, check_weight};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Grid, abi::embedding_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -10,12 +15,18 @@ use crate::error::{Error, Result};
 /// Errors when an id is not below `vocab`.
 pub fn embedding(dev: &Device, y: &mut Tensor, table: &Tensor, ids: &Tensor) -> Result<()> {
     let (tokens, hidden, vocab) = (ids.rows(), table.row_len(), table.rows());
-    check("embedding", "y", y, DType::F32, &[tokens, hidden])?;
+    check("embedding", "y", y, dev.activation(), &[tokens, hidden])?;
     check_weight("embedding", "table", table, &[vocab, hidden])?;
     check("embedding", "ids", ids, DType::U32, &[tokens])?;
-    let bytes = tokens * hidden * (4 + table.dtype().size()) + tokens * 4;
+    let bytes = tokens * hidden * (y.dtype().size() + table.dtype().size()) + tokens * 4;
     let _span = dev.span(Op::Embedding, Cost { flops: 0, bytes: bytes as u64 });
     check_ids("embedding", ids, vocab)?;
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let (y, table, ids) = (y.kernel_mut(cuda)?, table.kernel_ptr(cuda)?, ids.kernel_ptr(cuda)?);
+        let params = embedding_params { y, table, ids, hidden: hidden as u32 };
+        return cuda.launch("embedding", Grid::rows(tokens, hidden), &params);
+    }
     let rows = rows_per_task(tokens, hidden);
     let tasks = y.f32_mut().chunks_mut((rows * hidden).max(1)).zip(ids.u32().chunks(rows));
     parallel::for_each(tasks, |(y, ids)| {

@@ -5,6 +5,11 @@ use super::parallel::{self, rows_per_task};
 use super::scratch::Scratch;
 use super::simd::{Kernel, LANES, Simd, dispatch};
 use super::{check, check_weight};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Grid, abi::rmsnorm_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -12,11 +17,17 @@ use crate::error::{Error, Result};
 pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -> Result<()> {
     let (tokens, hidden) = (x.rows(), x.row_len());
     nonzero("rmsnorm", hidden)?;
-    check("rmsnorm", "y", y, DType::F32, &[tokens, hidden])?;
+    check("rmsnorm", "x", x, dev.activation(), &[tokens, hidden])?;
+    check("rmsnorm", "y", y, dev.activation(), &[tokens, hidden])?;
     check_weight("rmsnorm", "w", w, &[hidden])?;
-    let cost =
-        Cost { flops: (4 * tokens * hidden) as u64, bytes: (8 * tokens * hidden + hidden * w.dtype().size()) as u64 };
-    let _span = dev.span(Op::RmsNorm, cost);
+    let bytes = 2 * x.size_bytes() + w.size_bytes();
+    let _span = dev.span(Op::RmsNorm, Cost { flops: (4 * tokens * hidden) as u64, bytes: bytes as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let (y, x, w) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?, w.kernel_ptr(cuda)?);
+        let params = rmsnorm_params { y, x, w, hidden: hidden as u32, eps };
+        return cuda.launch("rmsnorm", Grid::rows(tokens, hidden), &params);
+    }
     let rows = rows_per_task(tokens, hidden) * hidden;
     with_f32(w, |w| {
         let tasks = y.f32_mut().chunks_mut(rows).zip(x.f32().chunks(rows));

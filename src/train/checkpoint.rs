@@ -113,6 +113,7 @@ pub fn restore(dir: &Path, method: &Method, trainer: &mut Trainer, state: &Train
         copy(&moments, &format!("exp_avg.{name}"), &mut trainer.m[i])?;
         copy(&moments, &format!("exp_avg_sq.{name}"), &mut trainer.v[i])?;
     }
+    trainer.round_masters()?;
     trainer.steps = state.global_step;
     trainer.micro_batches = state.micro_batches;
     Ok(())

@@ -4,7 +4,7 @@ use super::data::Sequence;
 use super::schedule::Schedule;
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
-use crate::model::adapter::LoraConfig;
+use crate::model::adapter::{self, LoraConfig};
 use crate::model::lora::DropoutKey;
 use crate::model::safetensors::check::first_not_finite;
 use crate::model::{Activations, Adapter, Gradients, Llama, Recompute, Trainable};
@@ -88,6 +88,8 @@ pub struct StepReport {
 
 /// A model in training: weights, gradients, optimiser state and activations, all planned at the start.
 ///
+/// Trained parameters are F32. The CPU computes with them; a card computes with BF16 copies, which every step rounds anew.
+///
 /// ```no_run
 /// use ratoon::device::Device;
 /// use ratoon::model::{Llama, Recompute};
@@ -113,6 +115,8 @@ pub struct Trainer {
     options: TrainerOptions,
     trainable: Trainable,
     grads: Gradients,
+    /// F32 masters of the trained parameters, listed like their gradients; `None` where the model's own are F32.
+    masters: Option<Gradients>,
     /// Running mean of each gradient.
     pub(super) m: Vec<Tensor>,
     /// Running mean of each squared gradient.
@@ -125,11 +129,14 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares a model: F32 master weights for a full run, new adapters for LoRA unless the model already carries some.
+    /// Prepares a model from the host: F32 master weights for a full run, new adapters for LoRA unless the model already
+    /// carries some.
     pub fn new(dev: &Device, mut model: Llama, options: TrainerOptions) -> Result<Trainer> {
         let trainable = match &options.method {
             Method::Full => {
-                model = model.into_f32();
+                if dev.is_cpu() {
+                    model = model.into_f32();
+                }
                 Trainable::All
             }
             Method::Lora(config) => {
@@ -148,8 +155,14 @@ impl Trainer {
             grads.tensors().into_iter().map(|g| dev.zeros(g.shape(), DType::F32)).collect()
         };
         let (m, v) = (like()?, like()?);
+        let mut masters = None;
+        if !dev.is_cpu() {
+            masters = Some(Gradients::made(&model, trainable, |parameter| dev.upload(parameter, DType::F32))?);
+            model.place(dev)?;
+        }
         let ws = Activations::new(dev, &model, options.max_tokens, options.recompute, grads.lowest_block())?;
-        Ok(Trainer { dev: dev.clone(), model, options, trainable, grads, m, v, ws, steps: 0, micro_batches: 0 })
+        let dev = dev.clone();
+        Ok(Trainer { dev, model, options, trainable, grads, masters, m, v, ws, steps: 0, micro_batches: 0 })
     }
 
     /// Optimiser steps done.
@@ -157,9 +170,24 @@ impl Trainer {
         self.steps
     }
 
-    /// The trained parameters with their names.
+    /// The trained parameters in F32 with their names. What is changed through them reaches a card's copies with
+    /// [`Trainer::round_masters`].
     pub fn parameters_mut(&mut self) -> Result<Vec<(String, &mut Tensor)>> {
-        self.model.parameters_mut(self.trainable)
+        let mut parameters = self.model.parameters_mut(self.trainable)?;
+        let masters = self.masters.iter_mut().flat_map(Gradients::tensors_mut);
+        for ((_, parameter), master) in parameters.iter_mut().zip(masters) {
+            *parameter = master;
+        }
+        Ok(parameters)
+    }
+
+    /// Rounds the F32 masters into the parameters that a card computes with.
+    pub fn round_masters(&mut self) -> Result<()> {
+        let masters = self.masters.iter().flat_map(Gradients::tensors);
+        for ((_, parameter), master) in self.model.parameters_mut(self.trainable)?.into_iter().zip(masters) {
+            parameter.convert_from(&*master.host()?)?;
+        }
+        Ok(())
     }
 
     /// The gradients of the last step, before clipping, in the order of [`Trainer::parameters_mut`].
@@ -214,6 +242,7 @@ impl Trainer {
         let OptimizerOptions { adam_beta1, adam_beta2, adam_epsilon, weight_decay, no_decay_norms, .. } =
             self.options.optimizer;
         let parameters = self.model.parameters_mut(self.trainable)?;
+        let mut masters = self.masters.iter_mut().flat_map(Gradients::tensors_mut);
         for ((((_, p), m), v), g) in parameters.into_iter().zip(&mut self.m).zip(&mut self.v).zip(grads) {
             let settings = AdamW {
                 lr: learning_rate,
@@ -224,7 +253,7 @@ impl Trainer {
                 step: self.steps + 1,
                 grad_scale: clip as f32,
             };
-            adamw(&self.dev, p, m, v, g, settings)?;
+            adamw(&self.dev, p, masters.next(), m, v, g, settings)?;
         }
         self.steps += 1;
         Ok(StepReport { loss, grad_norm: norm, learning_rate, tokens, target_tokens: targets })
@@ -234,7 +263,7 @@ impl Trainer {
     pub fn check_finite(&mut self) -> Result<()> {
         let steps = self.steps;
         for (name, parameter) in self.parameters_mut()? {
-            if let Some((at, value)) = first_not_finite(parameter) {
+            if let Some((at, value)) = first_not_finite(&*parameter.host()?) {
                 let place = format!("{name}, element {at}, after step {steps}");
                 return Err(Error::NotFinite { place, value, instead: "lower --learning-rate".into() });
             }
@@ -243,8 +272,9 @@ impl Trainer {
     }
 
     /// Writes the trained adapter in PEFT's format; only for [`Method::Lora`].
-    pub(super) fn save_adapter(&self, config: &LoraConfig, dir: &Path, base: &str) -> Result<()> {
-        self.model.save_adapter(dir, config, base)
+    pub(super) fn save_adapter(&mut self, config: &LoraConfig, dir: &Path, base: &str) -> Result<()> {
+        let factors = self.parameters_mut()?;
+        adapter::save(dir, config, base, factors.iter().map(|(name, tensor)| (name.clone(), &**tensor)).collect())
     }
 
     fn dropout_key(&self) -> Option<DropoutKey> {

@@ -150,7 +150,7 @@ pub struct Scores {
     pub rows: Vec<Score>,
 }
 
-/// Scores a model's blocks. `calibration` may be `None` for metrics that read no data.
+/// Scores the blocks of a model on the host. `calibration` may be `None` for metrics that read no data.
 ///
 /// Errors: a size that leaves no candidate or no block; data missing; a residual stream or loss that is not finite.
 pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, options: &ScoreOptions) -> Result<Scores> {
@@ -168,6 +168,11 @@ pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, opt
         .flat_map(|&n| (options.protect_first..=last.saturating_sub(n)).map(move |start| (start, start + n)))
         .filter(|&(_, end)| end <= last)
         .collect();
+    let mut placed = model.clone();
+    if options.metric.needs_data() {
+        placed.place(dev)?;
+    }
+    let model = &placed;
     let values = match options.metric {
         Metric::Angular => residual::angular(dev, model, sequences, options.tokens, &candidates)?,
         Metric::Bi => residual::block_influence(dev, model, sequences, options.tokens, &candidates)?,

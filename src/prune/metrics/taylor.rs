@@ -39,7 +39,7 @@ pub(super) fn taylor(
     let of_block = |l: usize| -> Result<f64> {
         let weights = projections(&model.blocks[l]).into_iter().zip(&grads.blocks[l].projections);
         let products = weights.filter_map(|(weight, grad)| Some((weight, grad.weight.as_ref()?)));
-        products.map(|(weight, grad)| Ok(sum_of_products(weight.host()?, grad.host()?))).sum()
+        products.map(|(weight, grad)| Ok(sum_of_products(&*weight.host()?, &*grad.host()?))).sum()
     };
     candidates.iter().map(|&(start, end)| (start..end).map(of_block).sum()).collect()
 }

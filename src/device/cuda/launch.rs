@@ -1,0 +1,93 @@
+//! Kernels by name, their parameters by value.
+
+use super::Cuda;
+use crate::device::DType;
+use crate::error::Result;
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::sys::cudaError_enum::CUDA_ERROR_NOT_FOUND;
+use cudarc::driver::{CudaFunction, DeviceRepr, DriverError, LaunchConfig, PushKernelArg};
+use std::sync::PoisonError;
+
+/// Shared memory that a kernel may use without asking for more.
+const SHARED_DEFAULT: u32 = 48 << 10;
+
+/// How many blocks of how many threads, and bytes of shared memory of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    /// Blocks in x, y and z.
+    pub blocks: [usize; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+}
+
+/// A type in `kernels/abi.h` and the dtype of tensors of such elements.
+pub(crate) trait Element {
+    /// The dtype.
+    const DTYPE: DType;
+}
+
+impl Element for super::abi::bf16 {
+    const DTYPE: DType = DType::BF16;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+}
+
+impl Grid {
+    /// One block for each of `rows` rows of `width` elements: `row_threads(width)` threads, see `kernels/abi.h`.
+    pub fn rows(rows: usize, width: usize) -> Grid {
+        let most = super::abi::ROW_THREADS as usize;
+        let threads = width.div_ceil(8).next_multiple_of(32).clamp(32, most) as u32;
+        Grid { blocks: [rows, 1, 1], threads, shared: 0 }
+    }
+}
+
+impl Cuda {
+    /// Launches a kernel; returns before it is done. A grid without blocks is nothing to do.
+    ///
+    /// `params` is the kernel's struct from `kernels/abi.h`; its pointers come from [`Tensor::kernel_ptr`] and
+    /// [`Tensor::kernel_mut`], and the caller has checked the shapes.
+    ///
+    /// [`Tensor::kernel_ptr`]: crate::device::Tensor::kernel_ptr
+    /// [`Tensor::kernel_mut`]: crate::device::Tensor::kernel_mut
+    pub fn launch<P: DeviceRepr>(&self, kernel: &'static str, grid: Grid, params: &P) -> Result<()> {
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        self.bind()?;
+        let function = self.function(kernel)?;
+        let refused = |e| self.error(&format!("launch {kernel}"), e);
+        if grid.shared > SHARED_DEFAULT {
+            function
+                .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, grid.shared as i32)
+                .map_err(refused)?;
+        }
+        let [x, y, z] = grid.blocks.map(|n| n as u32);
+        let config =
+            LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared };
+        // SAFETY: the struct is the kernel's own (one header makes both sides); its buffers have the checked shapes and are
+        // given back to this stream's memory only, so they outlive the kernel.
+        unsafe { self.stream.launch_builder(&function).arg(params).launch(config) }.map_err(refused)?;
+        Ok(())
+    }
+
+    fn function(&self, kernel: &'static str) -> Result<CudaFunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(kernel) {
+            return Ok(function.clone());
+        }
+        let mut found = self.modules.iter().map(|module| module.load_function(kernel));
+        let first = found.next().unwrap_or(Err(DriverError(CUDA_ERROR_NOT_FOUND)));
+        let function = found.fold(first, |so_far, next| so_far.or(next));
+        let function = function.map_err(|e| self.error(&format!("find kernel {kernel}"), e))?;
+        functions.insert(kernel, function.clone());
+        Ok(function)
+    }
+}

@@ -1,0 +1,72 @@
+//! The CUDA device, through cudarc; nothing outside this folder names that crate.
+//!
+//! | file | subject |
+//! |-|-|
+//! | `open.rs` | which cards there are, and what can be wrong with them |
+//! | `memory.rs` | device memory: within a budget, given back to be used again |
+//! | `upload.rs` | host to device through pinned buffers, device to host |
+//! | `launch.rs` | kernels by name, their parameters by value |
+//! | `timing.rs` | seconds of operations, by events |
+//! | `abi.rs` | parameter structs, generated from `kernels/abi.h` |
+//!
+//! All work goes into one stream, in the order of the calls. So memory that the host gives back may be handed out again at
+//! once: what was launched before still runs before what is launched after.
+
+pub(crate) mod abi;
+mod launch;
+mod memory;
+mod open;
+mod timing;
+mod upload;
+
+pub(crate) use launch::{Element, Grid};
+pub(crate) use memory::Buffer;
+pub use open::{Card, cards};
+pub(crate) use timing::Interval;
+
+use crate::error::{Error, Result};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError};
+use memory::Memory;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use timing::Timing;
+use upload::Ring;
+
+/// One card with its kernels, its stream and its memory.
+pub(crate) struct Cuda {
+    /// What it is.
+    pub card: Card,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    modules: Vec<Arc<CudaModule>>,
+    functions: Mutex<HashMap<&'static str, CudaFunction>>,
+    memory: Memory,
+    ring: Mutex<Option<Ring>>,
+    timing: Timing,
+}
+
+impl Cuda {
+    /// Makes the card's context current on the calling thread, as every driver call wants it.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| self.error("use the card", e))
+    }
+
+    /// Waits until everything that was launched is done. Errors of kernels show up here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        self.stream.synchronize().map_err(|e| self.error("run kernels", e))
+    }
+
+    /// A refusal of the driver.
+    fn error(&self, action: &str, error: DriverError) -> Error {
+        refused(&self.card.device_name(), action, error)
+    }
+}
+
+fn refused(device: &str, action: &str, error: DriverError) -> Error {
+    Error::Device {
+        device: device.to_string(),
+        problem: format!("cannot {action}: {error:?}"),
+        instead: "see the kernel log (dmesg) for the driver's own words, or use --device cpu".into(),
+    }
+}
