@@ -3,8 +3,9 @@
 mod support;
 
 use ratoon::device::Device;
-use ratoon::eval::{Request, Subject, divergence, log_likelihoods, perplexity};
-use ratoon::model::Llama;
+use ratoon::eval::{Request, divergence, log_likelihoods, perplexity};
+use ratoon::generate::Runtime;
+use ratoon::model::{Llama, Tokenizer};
 use ratoon::progress::Progress;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -21,15 +22,20 @@ fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
+/// The 20,480 ids that perplexity.json and prune.json are over.
+fn text_ids(tokenizer: &Tokenizer) -> Vec<u32> {
+    let names = json("perplexity.json")["text"].as_array().unwrap().clone();
+    let texts = names.iter().map(|name| std::fs::read_to_string(data("text").join(name.as_str().unwrap())).unwrap());
+    let mut ids = tokenizer.encode(&texts.collect::<Vec<_>>().join("\n\n"), true).unwrap();
+    ids.truncate(20_480);
+    ids
+}
+
 #[test]
 fn perplexity_of_the_real_model_is_pytorchs() {
     let expected = json("perplexity.json");
-    let subject = Subject::load(&Device::cpu(), &support::smollm2()).unwrap();
-    let names = expected["text"].as_array().unwrap().iter();
-    let texts = names.map(|name| std::fs::read_to_string(data("text").join(name.as_str().unwrap())).unwrap());
-    let text = texts.collect::<Vec<_>>().join("\n\n");
-    let mut ids = subject.tokenizer.encode(&text, true).unwrap();
-    ids.truncate(20480);
+    let subject = Runtime::load(&Device::cpu(), &support::smollm2()).unwrap();
+    let ids = text_ids(&subject.tokenizer);
     let got = perplexity(&Device::cpu(), &subject.model, &ids, 1024).unwrap();
     let want = expected["perplexity"].as_f64().unwrap();
     assert!((got.perplexity / want - 1.0).abs() < 1e-3, "{} against {want}", got.perplexity);
@@ -45,9 +51,26 @@ fn perplexity_of_the_real_model_is_pytorchs() {
 }
 
 #[test]
+fn perplexities_without_two_and_four_blocks_are_pytorchs() {
+    let whole = Runtime::load(&Device::cpu(), &support::smollm2()).unwrap();
+    let ids = text_ids(&whole.tokenizer);
+    for result in json("prune.json")["result"].as_array().unwrap() {
+        // tests/prune.rs has six, through a pruned directory.
+        let n = result["n"].as_u64().unwrap() as usize;
+        if n != 2 && n != 4 {
+            continue;
+        }
+        let start = result["start_last"].as_u64().unwrap() as usize;
+        let cut = whole.model.without_blocks(&(start..start + n).collect::<Vec<_>>());
+        let (got, want) = (perplexity(&Device::cpu(), &cut, &ids, 1024).unwrap(), result["ppl_last"].as_f64().unwrap());
+        assert!((got.perplexity / want - 1.0).abs() < 1e-3, "{n} blocks: {} against {want}", got.perplexity);
+    }
+}
+
+#[test]
 fn log_likelihoods_of_the_real_model_are_pytorchs() {
     let prompts = json("prompts.json");
-    let subject = Subject::load(&Device::cpu(), &support::smollm2()).unwrap();
+    let subject = Runtime::load(&Device::cpu(), &support::smollm2()).unwrap();
     let (mut requests, mut expected) = (Vec::new(), Vec::new());
     for prompt in prompts["prompts"].as_array().unwrap() {
         let ids = ids(&prompt["ids"]);

@@ -1,11 +1,11 @@
 //! `ratoon bench`.
 
+use super::model_args::ModelArgs;
 use super::train_step::TrainStepArgs;
 use super::{Context, Precision};
 use clap::ValueEnum;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
-use ratoon::model::source;
 use ratoon::{Error, Result};
 
 /// Measure prefill, decode and training speed.
@@ -14,8 +14,8 @@ use ratoon::{Error, Result};
     after_help = "Example:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md\n  ratoon bench ./model --train --lora-r 8 -r 3"
 )]
 pub struct Args {
-    /// Model directory, .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Lengths of prompts to read; 0 (the default with --train) for none.
     #[arg(short = 'p', long, value_delimiter = ',', default_value = "512", default_value_if("train", "true", "0"))]
     n_prompt: Vec<usize>,
@@ -55,9 +55,10 @@ enum Format {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let dir = source::resolve(&args.model)?;
+    let dir = args.model.resolve()?;
     let device = context.device.clone().with_compute(args.compute.into());
     let options = BenchOptions {
+        adapter: args.model.adapter,
         n_prompt: args.n_prompt,
         n_gen: args.n_gen,
         batches: args.batch_size,

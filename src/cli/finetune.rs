@@ -30,9 +30,9 @@ pub struct Args {
     /// Replace an existing output.
     #[arg(long)]
     overwrite: bool,
-    /// Go on with an unfinished run in OUT: auto or never.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "never"])]
-    resume: String,
+    /// Whether an unfinished run in OUT is continued.
+    #[arg(long, value_enum, default_value = "auto")]
+    resume: Resume,
     /// Train every weight instead of an adapter.
     #[arg(long, conflicts_with_all = ["lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_layers", "use_rslora", "adapter"])]
     full: bool,
@@ -46,9 +46,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0)]
     lora_dropout: f64,
     /// Projections with an adapter.
-    #[arg(long, value_delimiter = ',', default_value = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-        value_parser = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])]
-    lora_target_modules: Vec<String>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Projection::ALL)]
+    lora_target_modules: Vec<Projection>,
     /// Blocks with an adapter [default: all].
     #[arg(long, value_delimiter = ',')]
     lora_layers: Option<Vec<usize>>,
@@ -61,9 +60,9 @@ pub struct Args {
     /// Highest learning rate [default: 1e-4, with --full 2e-5].
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// linear, cosine or constant, after warm-up.
-    #[arg(long, default_value = "linear", value_parser = ["linear", "cosine", "constant"])]
-    lr_scheduler_type: String,
+    /// Shape of the learning rate after warm-up.
+    #[arg(long, value_enum, default_value = "linear")]
+    lr_scheduler_type: SchedulerType,
     /// Steps of warm-up; below 1: share of all steps.
     #[arg(long, default_value_t = 0.0)]
     warmup_steps: f64,
@@ -106,9 +105,9 @@ pub struct Args {
     /// Whether prompts carry no loss.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     completion_only_loss: bool,
-    /// Rows longer than --max-length: error, drop or truncate.
-    #[arg(long, default_value = "error", value_parser = ["error", "drop", "truncate"])]
-    on_overflow: String,
+    /// What to do with a row longer than --max-length.
+    #[arg(long, value_enum, default_value = "error")]
+    on_overflow: OnOverflow,
     /// First rows of the dataset only.
     #[arg(long)]
     limit: Option<usize>,
@@ -124,9 +123,9 @@ pub struct Args {
     /// Steps between log lines.
     #[arg(long, default_value_t = 1)]
     logging_steps: u64,
-    /// What the backward pass computes again: block or none [default: none if memory allows].
-    #[arg(long, value_parser = ["block", "none"])]
-    recompute: Option<String>,
+    /// What the backward pass computes again [default: none if memory allows].
+    #[arg(long, value_enum)]
+    recompute: Option<Recompute>,
     /// Most memory in bytes [default: what is free].
     #[arg(long)]
     memory_budget: Option<u64>,
@@ -155,10 +154,7 @@ fn options(args: Args) -> Result<FinetuneOptions> {
             r: args.lora_r,
             lora_alpha: args.lora_alpha,
             lora_dropout: args.lora_dropout,
-            target_modules: Projection::ALL
-                .into_iter()
-                .filter(|p| args.lora_target_modules.iter().any(|name| name == p.name()))
-                .collect(),
+            target_modules: Projection::ALL.into_iter().filter(|p| args.lora_target_modules.contains(p)).collect(),
             layers_to_transform: args.lora_layers,
             use_rslora: args.use_rslora,
         }),
@@ -166,14 +162,10 @@ fn options(args: Args) -> Result<FinetuneOptions> {
     let defaults = FinetuneOptions::new(source::resolve(&args.model)?, args.data, args.output, method);
     Ok(FinetuneOptions {
         overwrite: args.overwrite,
-        resume: if args.resume == "never" { Resume::Never } else { Resume::Auto },
+        resume: args.resume,
         adapter: args.adapter,
         learning_rate: args.learning_rate.unwrap_or(defaults.learning_rate),
-        lr_scheduler_type: match args.lr_scheduler_type.as_str() {
-            "cosine" => SchedulerType::Cosine,
-            "constant" => SchedulerType::Constant,
-            _ => SchedulerType::Linear,
-        },
+        lr_scheduler_type: args.lr_scheduler_type,
         warmup_steps: args.warmup_steps,
         optimizer: OptimizerOptions {
             adam_beta1: args.adam_beta1,
@@ -190,17 +182,13 @@ fn options(args: Args) -> Result<FinetuneOptions> {
         max_length: args.max_length,
         packing: args.packing,
         completion_only_loss: args.completion_only_loss,
-        on_overflow: match args.on_overflow.as_str() {
-            "drop" => OnOverflow::Drop,
-            "truncate" => OnOverflow::Truncate,
-            _ => OnOverflow::Error,
-        },
+        on_overflow: args.on_overflow,
         limit: args.limit,
         seed: args.seed,
         save_steps: args.save_steps,
         save_total_limit: args.save_total_limit,
         logging_steps: args.logging_steps,
-        recompute: args.recompute.map(|r| if r == "block" { Recompute::Block } else { Recompute::None }),
+        recompute: args.recompute,
         memory_budget: args.memory_budget,
         ..defaults
     })

@@ -1,12 +1,13 @@
 //! `ratoon generate`.
 
+use super::model_args::ModelArgs;
 use super::{Context, Precision};
 use ratoon::Result;
 use ratoon::device::Device;
 use ratoon::generate::{
     EngineOptions, GenerateOptions, OnOverflow, Order, Request, Runtime, Sampling, generate_file, stream_of,
 };
-use ratoon::model::{Message, source};
+use ratoon::model::Message;
 use std::path::PathBuf;
 
 /// Generate text for a file of prompts, or for one prompt.
@@ -16,8 +17,8 @@ use std::path::PathBuf;
                         Rows: {\"prompt\"}, {\"messages\"} or OpenAI batch lines. Results come in input order; the same command \
                         goes on where a killed one stopped. The tokens do not depend on batch, chunk or page size.")]
 pub struct Args {
-    /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     what: What,
     /// The result file to write, with --input.
@@ -45,8 +46,8 @@ pub struct Args {
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
     /// What to do with a prompt that is longer than the model's context.
-    #[arg(long, value_enum, default_value_t = Overflow::Error)]
-    on_overflow: Overflow,
+    #[arg(long, value_enum, default_value = "error")]
+    on_overflow: OnOverflow,
     /// Give the ids and log-probabilities of the generated tokens.
     #[arg(long)]
     logprobs: bool,
@@ -69,13 +70,6 @@ struct What {
     /// One user message, put through the chat template.
     #[arg(long, value_name = "TEXT")]
     message: Option<String>,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Overflow {
-    Error,
-    Drop,
-    Truncate,
 }
 
 /// Limits of the engine, for every verb that generates.
@@ -122,19 +116,16 @@ impl EngineArgs {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let model = source::resolve(&args.model)?;
+    let model = args.model.resolve()?;
+    let adapter = args.model.adapter;
     let device = args.engine.device(context);
     let Args { temperature, top_k, top_p, seed, max_tokens, stop, .. } = args;
     let sampling = Sampling { temperature, top_k, top_p, seed };
-    let on_overflow = match args.on_overflow {
-        Overflow::Error => OnOverflow::Error,
-        Overflow::Drop => OnOverflow::Drop,
-        Overflow::Truncate => OnOverflow::Truncate,
-    };
-    let engine = EngineOptions { on_overflow, logprobs: args.logprobs, ..args.engine.options() };
+    let engine = EngineOptions { on_overflow: args.on_overflow, logprobs: args.logprobs, ..args.engine.options() };
     if let (Some(input), Some(output)) = (args.what.input, args.output) {
         let (limit, overwrite) = (args.limit, args.overwrite);
-        let options = GenerateOptions { model, input, output, sampling, max_tokens, stop, limit, engine, overwrite };
+        let options =
+            GenerateOptions { model, adapter, input, output, sampling, max_tokens, stop, limit, engine, overwrite };
         let report = generate_file(&device, &options)?;
         if context.json {
             println!("{:#}", serde_json::json!(report));
@@ -144,7 +135,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         }
         return Ok(());
     }
-    let runtime = Runtime::load(&device, &model)?;
+    let runtime = Runtime::load_adapted(&device, &model, adapter.as_deref())?;
     let prompt = match (&args.what.message, &args.what.prompt) {
         (Some(message), _) => runtime.chat_prompt(&[Message::new("user", message)], "")?,
         (None, text) => runtime.tokenizer.encode(text.as_deref().unwrap_or_default(), true)?,

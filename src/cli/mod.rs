@@ -11,6 +11,7 @@ mod generate;
 mod init;
 mod inspect;
 mod merge;
+mod model_args;
 mod prune;
 mod run;
 mod score;

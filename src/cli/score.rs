@@ -1,9 +1,9 @@
 //! `ratoon score`.
 
 use super::Context;
-use clap::ValueEnum;
+use super::model_args::ModelArgs;
 use ratoon::Result;
-use ratoon::model::{Llama, source};
+use ratoon::model::Llama;
 use ratoon::prune::{self, Calibration, CalibrationOptions, Metric, ScoreOptions, Tokens};
 use std::path::PathBuf;
 
@@ -16,8 +16,8 @@ use std::path::PathBuf;
                   ratoon prune SmolLM2 --scores scores.csv --block-size 6 -o SmolLM2-cut6"
 )]
 pub struct Args {
-    /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
-    model: String,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Calibration data: .txt (cut into windows), JSONL or Parquet rows. random, first, last and magnitude need none.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
@@ -26,10 +26,10 @@ pub struct Args {
     block_size: Vec<usize>,
     /// How blocks are compared.
     #[arg(long, value_enum, default_value = "angular")]
-    metric: MetricArg,
+    metric: Metric,
     /// Tokens that angular and bi look at: the last of each sequence, or the mean over all.
     #[arg(long, value_enum, default_value = "last")]
-    tokens: TokensArg,
+    tokens: Tokens,
     /// Most sequences to read.
     #[arg(long, default_value_t = 16)]
     samples: usize,
@@ -50,50 +50,11 @@ pub struct Args {
     output: PathBuf,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum MetricArg {
-    /// arccos(cos(h_l, h_l+n)) / pi of the residual stream.
-    Angular,
-    /// Block influence 1 - E[cos], single blocks ranked.
-    Bi,
-    /// Perplexity of the data without each run.
-    Perplexity,
-    /// Sum of |W|, single blocks ranked.
-    Magnitude,
-    /// Sum of |W dL/dW| on the data (one forward and backward pass), single blocks ranked.
-    Taylor,
-    /// A random number for each run.
-    Random,
-    /// The last n blocks.
-    Last,
-    /// The first n blocks.
-    First,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum TokensArg {
-    Last,
-    Mean,
-}
-
 impl Args {
     fn options(&self) -> ScoreOptions {
-        let metric = match self.metric {
-            MetricArg::Angular => Metric::Angular,
-            MetricArg::Bi => Metric::Bi,
-            MetricArg::Perplexity => Metric::Perplexity,
-            MetricArg::Magnitude => Metric::Magnitude,
-            MetricArg::Taylor => Metric::Taylor,
-            MetricArg::Random => Metric::Random,
-            MetricArg::Last => Metric::Last,
-            MetricArg::First => Metric::First,
-        };
         ScoreOptions {
-            metric,
-            tokens: match self.tokens {
-                TokensArg::Last => Tokens::Last,
-                TokensArg::Mean => Tokens::Mean,
-            },
+            metric: self.metric,
+            tokens: self.tokens,
             block_sizes: self.block_size.clone(),
             protect_first: self.protect_first,
             protect_last: self.protect_last,
@@ -104,8 +65,8 @@ impl Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let dir = source::resolve(&args.model)?;
-    let model = Llama::load(&dir)?;
+    let dir = args.model.resolve()?;
+    let model = Llama::load_adapted(&dir, args.model.adapter.as_deref())?;
     let sampling = CalibrationOptions { samples: args.samples, sample_tokens: args.sample_tokens };
     let calibration = args.data.as_deref().map(|data| Calibration::read(&dir, data, sampling)).transpose()?;
     let scores = prune::score(&context.device, &model, calibration.as_ref(), &args.options())?;

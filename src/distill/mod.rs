@@ -33,6 +33,8 @@ use template::Template;
 pub struct DistillOptions {
     /// Directory of the uncut model.
     pub model: PathBuf,
+    /// Directory of a PEFT adapter for the model.
+    pub adapter: Option<PathBuf>,
     /// Rows with prompts and answers, JSONL or Parquet.
     pub data: PathBuf,
     /// `math`, `general` or the path of a template file.
@@ -115,6 +117,7 @@ fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Resu
     let settings = json!({
         "compute": dev.compute(),
         "model": provenance::model_fingerprint(&options.model)?,
+        "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
         "data_sha256": provenance::file_sha256(&options.data)?,
         "template": options.template,
         "template_sha256": template.sha256(),
@@ -170,7 +173,7 @@ fn rewrite(
     out: &mut Unfinished,
     first: usize,
 ) -> Result<Vec<Value>> {
-    let runtime = Runtime::load(dev, &options.model)?;
+    let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?;
     let (mut requests, mut openings) = (Vec::new(), Vec::new());
     for (row, task) in rows.iter().zip(tasks) {
         let rendered = template.render(task.instruction, task.reference, task.system())?;

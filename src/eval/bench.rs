@@ -10,7 +10,7 @@ use crate::ops::gather::gather_rows;
 use crate::ops::paged_attention::PagedBatch;
 use crate::progress::Progress;
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Tokens in a page of the cache.
@@ -21,6 +21,8 @@ const LOGIT_ROWS: usize = 128;
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
+    /// Directory of a PEFT adapter beside the model's weights, in prefill and decode.
+    pub adapter: Option<PathBuf>,
     /// Lengths of prompts that are read.
     pub n_prompt: Vec<usize>,
     /// Numbers of tokens that are generated after an empty context.
@@ -106,11 +108,12 @@ impl<'a> Bench<'a> {
         }
         let peak = Peak::measure();
         let tensors = weights(model);
+        let lora = model.lora_rank().map_or_else(String::new, |r| format!(" + LoRA r={r}"));
         let template = BenchRow {
             build_commit: option_env!("RATOON_COMMIT").unwrap_or("unknown").to_string(),
             cpu_info: peak::cpu_name(),
             model_filename: dir.display().to_string(),
-            model_type: format!("llama {}", model.embed_tokens.dtype()),
+            model_type: format!("llama {}{}", model.embed_tokens.dtype(), lora),
             model_size: tensors.iter().map(|t| t.size_bytes() as u64).sum(),
             model_n_params: tensors.iter().map(|t| t.elements() as u64).sum(),
             backend: "CPU".to_string(),
@@ -255,7 +258,8 @@ pub fn bench(
     let lengths = |list: &[usize]| list.iter().copied().filter(|&n| n > 0).collect::<Vec<usize>>();
     let (prompts, generated) = (lengths(&options.n_prompt), lengths(&options.n_gen));
     if !prompts.is_empty() || !generated.is_empty() {
-        let model = Llama::load_packed(dev, dir)?;
+        let mut model = Llama::load_adapted(dir, options.adapter.as_deref())?;
+        model.prepare(dev)?;
         let bench = Bench::new(dev, &model, dir, options)?;
         for n in prompts {
             rows.push(bench.prefill(n)?);
@@ -291,7 +295,7 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     (mean, if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
 }
 
-/// Every weight of a model, a tied head once.
+/// Every weight of a model with its adapter, a tied head once.
 pub(super) fn weights(model: &Llama) -> Vec<&Tensor> {
     let mut tensors = vec![&*model.embed_tokens, &*model.norm];
     tensors.extend(model.lm_head.as_deref());
@@ -300,6 +304,7 @@ pub(super) fn weights(model: &Llama) -> Vec<&Tensor> {
         for linear in [&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down] {
             tensors.push(&linear.weight);
             tensors.extend(linear.bias.as_deref());
+            tensors.extend(linear.lora.iter().flat_map(|lora| [&lora.a, &lora.b]));
         }
     }
     tensors

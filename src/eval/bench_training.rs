@@ -36,8 +36,14 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/gqa");
         let (dev, model) = (Device::cpu(), Llama::load(&dir).unwrap());
         let before = model.blocks[0].q.weight.bytes().to_vec();
-        let options =
-            BenchOptions { n_prompt: vec![], n_gen: vec![], batches: vec![], repetitions: 2, all_logits: false };
+        let options = BenchOptions {
+            adapter: None,
+            n_prompt: vec![],
+            n_gen: vec![],
+            batches: vec![],
+            repetitions: 2,
+            all_logits: false,
+        };
         let bench = Bench::new(&dev, &model, &dir, &options).unwrap();
         let shape = StepShape { sequences: 2, tokens: 16 };
         for (lora_r, name) in [(Some(4), "train2x16 lora-r4"), (None, "train2x16 full")] {

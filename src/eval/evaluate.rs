@@ -1,9 +1,10 @@
 //! Everything that `ratoon eval` measures, in one report.
 
 use super::tasks::{self, Metric, Task, TaskOptions, TaskResult};
-use super::{Divergence, OwnText, OwnTextOptions, Perplexity, Subject, divergence, own_text, perplexity};
+use super::{Divergence, OwnText, OwnTextOptions, Perplexity, divergence, own_text, perplexity};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::generate::Runtime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub struct EvalOptions {
     /// Directory of the model.
     pub model: PathBuf,
+    /// Directory of a PEFT adapter for the model.
+    pub adapter: Option<PathBuf>,
     /// Directory of the model it was cut from; adds the distances and the recovery.
     pub base: Option<PathBuf>,
     /// Text files, joined by an empty line.
@@ -34,6 +37,7 @@ impl EvalOptions {
     pub fn new(model: impl Into<PathBuf>) -> EvalOptions {
         EvalOptions {
             model: model.into(),
+            adapter: None,
             base: None,
             perplexity: Vec::new(),
             window: 1024,
@@ -61,6 +65,9 @@ pub struct TaskReport {
 pub struct EvalReport {
     /// Directory of the model.
     pub model: PathBuf,
+    /// Directory of the model's adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
     /// Directory of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
@@ -94,10 +101,11 @@ pub fn evaluate(dev: &Device, options: &EvalOptions) -> Result<EvalReport> {
         return Err(Error::usage("eval", "--perplexity FILE, --tasks FILE or both", "neither"));
     }
     let tasks = options.tasks.iter().map(|path| Task::load(path)).collect::<Result<Vec<Task>>>()?;
-    let model = Subject::load(dev, &options.model)?;
-    let base = options.base.as_deref().map(|dir| Subject::load(dev, dir)).transpose()?;
+    let model = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?;
+    let base = options.base.as_deref().map(|dir| Runtime::load(dev, dir)).transpose()?;
     let mut report = EvalReport {
         model: options.model.clone(),
+        adapter: options.adapter.clone(),
         base: options.base.clone(),
         perplexity: None,
         base_perplexity: None,
@@ -110,7 +118,7 @@ pub fn evaluate(dev: &Device, options: &EvalOptions) -> Result<EvalReport> {
     if !options.perplexity.is_empty() {
         let mut ids = model.tokenizer.encode(&read_texts(&options.perplexity)?, true)?;
         ids.truncate(options.limit_tokens.unwrap_or(usize::MAX));
-        let measure = |subject: &Subject| {
+        let measure = |subject: &Runtime| {
             perplexity(dev, &subject.model, &ids, options.window)?.with_bytes(&ids, &subject.tokenizer)
         };
         report.perplexity = Some(measure(&model)?);

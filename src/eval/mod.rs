@@ -10,7 +10,6 @@
 //! | `evaluate.rs` | all of it, as `ratoon eval` does it |
 //! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
 //! | `training_step.rs`, `training_flops.rs` | a training step of given size, and its FLOPs |
-//! | `subject.rs` | a model with its tokenizer and template |
 //! | `bench.rs`, `bench_training.rs` | prefill, decode and training speed |
 
 pub mod bench;
@@ -21,7 +20,6 @@ pub mod flops;
 mod log_likelihood;
 mod own_text;
 mod perplexity;
-mod subject;
 pub mod tasks;
 pub mod training_flops;
 pub mod training_step;
@@ -31,4 +29,3 @@ pub use evaluate::{EvalOptions, EvalReport, TaskReport, evaluate};
 pub use log_likelihood::{Request, log_likelihoods};
 pub use own_text::{OwnText, OwnTextOptions, own_text};
 pub use perplexity::{Perplexity, perplexity};
-pub use subject::Subject;

@@ -3,11 +3,10 @@
 //! A model that was fine-tuned on others' words drifts from its own; on text that the base wrote, the drift is seen where
 //! the base is sure of itself.
 
-use super::Subject;
 use super::log_likelihood::{Request as Scored, log_likelihoods};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::generate::{EngineOptions, Request, Sampling, generate};
+use crate::generate::{EngineOptions, Request, Runtime, Sampling, generate};
 use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +48,8 @@ pub struct OwnText {
 /// than one piece or nothing is asked for.
 pub fn own_text(
     dev: &Device,
-    base: &Subject,
-    model: &Subject,
+    base: &Runtime,
+    model: &Runtime,
     ids: &[u32],
     options: OwnTextOptions,
 ) -> Result<Option<OwnText>> {
@@ -84,7 +83,7 @@ pub fn own_text(
     let scored: Vec<Scored> = scored.collect();
     let tokens: usize = scored.iter().map(|s| s.continuation).sum();
     let progress = Progress::start("own text", 2 * scored.len() as u64, "texts");
-    let mean_nll = |subject: &Subject| -> Result<f64> {
+    let mean_nll = |subject: &Runtime| -> Result<f64> {
         let scores = log_likelihoods(dev, &subject.model, &scored, &progress)?;
         let nll = -scores.iter().sum::<f64>() / tokens as f64;
         if nll.is_finite() {

@@ -92,7 +92,7 @@ pub struct Completion {
 }
 
 /// What to do with a prompt that leaves no room for a token in the model's context.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnOverflow {
     /// End with an error before anything is generated.
     #[default]

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub struct GenerateOptions {
     /// Model directory.
     pub model: PathBuf,
+    /// Directory of a PEFT adapter for the model.
+    pub adapter: Option<PathBuf>,
     /// Prompt file, JSONL or Parquet.
     pub input: PathBuf,
     /// Result file, JSONL.
@@ -74,11 +76,12 @@ struct Batch {
 /// that is too long (unless dropped or truncated), another output there already. A batch line that asks for what is not
 /// supported gets an `error` of its own instead.
 pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<GenerateReport> {
-    let runtime = Runtime::load(dev, &options.model)?;
+    let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?;
     let rows = read(&runtime, options)?;
     let settings = json!({
         "compute": dev.compute(),
         "model": provenance::model_fingerprint(&options.model)?,
+        "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
         "input_sha256": provenance::file_sha256(&options.input)?,
         "max_tokens": options.max_tokens,
         "temperature": options.sampling.temperature,

@@ -23,17 +23,24 @@ pub struct Runtime {
 impl Runtime {
     /// Loads a model directory for products as the device computes them.
     pub fn load(dev: &Device, dir: &Path) -> Result<Runtime> {
+        Runtime::load_adapted(dev, dir, None)
+    }
+
+    /// Loads a model directory with a PEFT adapter beside its weights, where one is given.
+    pub fn load_adapted(dev: &Device, dir: &Path, adapter: Option<&Path>) -> Result<Runtime> {
+        let mut model = Llama::load_adapted(dir, adapter)?;
+        model.prepare(dev)?;
         Ok(Runtime {
             dir: dir.to_path_buf(),
-            model: Llama::load_packed(dev, dir)?,
+            model,
             tokenizer: Tokenizer::load(dir)?,
             template: ChatTemplate::load(dir)?,
             generation: GenerationConfig::load(dir)?,
         })
     }
 
-    /// Token ids of a conversation with the assistant's turn opened by `prefill`. An error when the model has no chat template.
-    pub fn chat_prompt(&self, messages: &[Message], prefill: &str) -> Result<Vec<u32>> {
+    /// The prompt of a conversation, the assistant's turn opened. An error when the model has no chat template.
+    pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
         let Some(template) = &self.template else {
             let instead = "give plain prompts ({\"prompt\"}), or add chat_template.jinja";
             return Err(Error::unsupported(
@@ -42,7 +49,12 @@ impl Runtime {
                 instead,
             ));
         };
-        self.tokenizer.encode(&(template.render(messages, true)? + prefill), false)
+        template.render(messages, true)
+    }
+
+    /// Token ids of [`Runtime::render_chat`], the assistant's turn begun with `prefill`.
+    pub fn chat_prompt(&self, messages: &[Message], prefill: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(&(self.render_chat(messages)? + prefill), false)
     }
 
     /// Continues one request.

@@ -225,6 +225,11 @@ impl Adapter {
     /// Reads an adapter's directory and checks it against `model`: a missing, unknown or misshapen tensor is named.
     pub fn load(dir: &Path, model: &Llama) -> Result<Adapter> {
         let config = LoraConfig::load(dir)?;
+        let blocks = model.blocks.len();
+        if let Some(l) = config.layers_to_transform.iter().flatten().find(|&&l| l >= blocks) {
+            let expected = format!("blocks below {blocks}, as many as the model has");
+            return Err(Error::format(&dir.join(CONFIG), "layers_to_transform", expected, l.to_string()));
+        }
         let path = dir.join(WEIGHTS);
         let files = WeightFiles::open_files(vec![path.clone()])?;
         let scale = config.scale();
@@ -291,6 +296,15 @@ pub(crate) fn save(dir: &Path, config: &LoraConfig, base: &str, factors: Vec<(St
 }
 
 impl Llama {
+    /// [`Llama::load`], and [`Llama::with_adapter`] where an adapter is given.
+    pub fn load_adapted(dir: &Path, adapter: Option<&Path>) -> Result<Llama> {
+        let model = Llama::load(dir)?;
+        match adapter {
+            Some(adapter) => model.with_adapter(adapter),
+            None => Ok(model),
+        }
+    }
+
     /// The model with a PEFT adapter beside its weights, for generation and evaluation.
     pub fn with_adapter(mut self, dir: &Path) -> Result<Llama> {
         Adapter::load(dir, &self)?.attach(&mut self);

@@ -1,12 +1,13 @@
 //! What a model directory holds: shapes, sizes, costs, tokenizer; every tensor checked against the config.
 
+use super::adapter::{self, Adapter, LoraConfig};
 use super::safetensors::WeightFiles;
-use super::{ChatTemplate, Config, GenerationConfig, Message, Tokenizer, json};
+use super::{ChatTemplate, Config, GenerationConfig, Llama, Message, Tokenizer, json};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// All tensors that play one part in the model, in every block.
@@ -83,6 +84,25 @@ pub struct Report {
     pub remarks: Vec<String>,
 }
 
+/// What a directory with a PEFT adapter holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterReport {
+    /// The adapter's directory.
+    pub path: PathBuf,
+    /// The model that it says it belongs to, where it says so.
+    pub base_model: Option<String>,
+    /// Rank, scale, projections and blocks.
+    pub config: LoraConfig,
+    /// Factor of the update.
+    pub scale: f32,
+    /// Blocks with an adapter on some projection.
+    pub blocks: usize,
+    /// Parameters of all factors.
+    pub parameters: u64,
+    /// FLOPs that it adds to a forward pass, per token.
+    pub flops_per_token: u64,
+}
+
 /// A prompt as the model sees it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prompt {
@@ -133,6 +153,22 @@ pub fn inspect(dir: &Path) -> Result<Report> {
         eos_token_ids: generation.eos_token_ids,
         chat_template: ChatTemplate::load(dir)?.is_some(),
         remarks,
+    })
+}
+
+/// Reads an adapter and checks every tensor against the model in `dir`.
+pub fn inspect_adapter(dir: &Path, adapter: &Path) -> Result<AdapterReport> {
+    let Adapter { config, loras } = Adapter::load(adapter, &Llama::load(dir)?)?;
+    let json = json::read_object(&adapter.join(adapter::CONFIG))?;
+    let parameters: usize = loras.values().map(|lora| lora.a.elements() + lora.b.elements()).sum();
+    Ok(AdapterReport {
+        path: adapter.to_path_buf(),
+        base_model: json.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string),
+        scale: config.scale(),
+        config,
+        blocks: loras.keys().map(|&(block, _)| block).collect::<BTreeSet<usize>>().len(),
+        parameters: parameters as u64,
+        flops_per_token: 2 * parameters as u64,
     })
 }
 

@@ -112,15 +112,16 @@ impl Llama {
         })
     }
 
-    /// [`Llama::load`], then what makes inference fast on `dev`: [`Llama::pack`] for the CPU, [`Llama::place`] for a card.
+    /// [`Llama::load`], then [`Llama::prepare`].
     pub fn load_packed(dev: &Device, dir: &Path) -> Result<Llama> {
         let mut model = Llama::load(dir)?;
-        if dev.is_cpu() {
-            model.pack(dev)?;
-        } else {
-            model.place(dev)?;
-        }
+        model.prepare(dev)?;
         Ok(model)
+    }
+
+    /// What makes inference fast on `dev`: [`Llama::pack`] for the CPU, [`Llama::place`] for a card.
+    pub fn prepare(&mut self, dev: &Device) -> Result<()> {
+        if dev.is_cpu() { self.pack(dev) } else { self.place(dev) }
     }
 
     /// Packs every projection and the output head for inference: faster, above all with few rows, for one more copy of the

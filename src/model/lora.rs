@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The seven projections of a block, in the order of the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 #[allow(clippy::enum_variant_names)]
 pub enum Projection {
     /// Queries.
@@ -193,6 +194,12 @@ impl Block {
 }
 
 impl Llama {
+    /// Largest rank of the attached adapters; `None` without one.
+    pub fn lora_rank(&self) -> Option<usize> {
+        let projections = self.blocks.iter().flat_map(|block| Projection::ALL.map(|p| block.projection(p)));
+        projections.filter_map(|linear| linear.lora.as_ref()).map(|lora| lora.rank()).max()
+    }
+
     /// Attaches an adapter to a projection of a block, replacing the one that was there.
     pub fn attach_lora(&mut self, block: usize, projection: Projection, lora: Lora) {
         self.blocks[block].projection_mut(projection).lora = Some(Arc::new(lora));

@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::eval::bench::{Bench, BenchOptions};
 use crate::eval::flops::Flops;
 use crate::eval::tasks::{self, Items, Task, TaskOptions};
-use crate::eval::{OwnTextOptions, Subject, divergence, own_text, perplexity};
+use crate::eval::{OwnTextOptions, divergence, own_text, perplexity};
 use crate::generate::provenance::model_fingerprint;
-use crate::generate::{EngineOptions, Sampling};
+use crate::generate::{EngineOptions, Runtime, Sampling};
 use crate::model::adapter::LoraConfig;
 use crate::model::safetensors::WeightFiles;
 use crate::model::{Config, Llama, source};
@@ -153,6 +153,7 @@ impl Run<'_> {
         run_stage(self.dev, self.output, stage, &key, || {
             let output = self.output.join("distilled.jsonl");
             let options = DistillOptions {
+                adapter: None,
                 model: self.base.clone(),
                 data: settings.data.clone(),
                 template: settings.template.clone(),
@@ -221,7 +222,7 @@ impl Run<'_> {
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let stage = Stage { name: &format!("eval-{name}"), makes: &[], leaves: &[] };
         run_stage(self.dev, self.output, stage, &key(settings, &inputs), || {
-            let subject = Subject::load(self.dev, dir)?;
+            let subject = Runtime::load(self.dev, dir)?;
             let text =
                 std::fs::read_to_string(&settings.perplexity).map_err(Error::io(&settings.perplexity, "read"))?;
             let mut ids = subject.tokenizer.encode(&text, true)?;
@@ -229,7 +230,7 @@ impl Run<'_> {
             let quality = perplexity(self.dev, &subject.model, &ids, settings.window)?;
             let (mut distance, mut own) = (None, None);
             if dir != self.base {
-                let base = Subject::load(self.dev, &self.base)?;
+                let base = Runtime::load(self.dev, &self.base)?;
                 distance = Some(divergence(self.dev, &base.model, &subject.model, &ids, settings.window)?);
                 own = own_text(self.dev, &base, &subject, &ids, OwnTextOptions::default())?;
             }
@@ -271,8 +272,14 @@ impl Run<'_> {
         let stage = Stage { name: "bench", makes: &[], leaves: &[] };
         run_stage(self.dev, self.output, stage, &key(&PREFILL, &[cut_key]), || {
             let (n, rounds) = PREFILL;
-            let options =
-                BenchOptions { n_prompt: vec![n], n_gen: vec![], batches: vec![1], repetitions: 1, all_logits: false };
+            let options = BenchOptions {
+                adapter: None,
+                n_prompt: vec![n],
+                n_gen: vec![],
+                batches: vec![1],
+                repetitions: 1,
+                all_logits: false,
+            };
             let dirs = [self.base.clone(), self.output.join("cut")];
             let models = [Llama::load(&dirs[0])?, Llama::load(&dirs[1])?];
             let benches = [

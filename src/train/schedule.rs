@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
 /// Shape of the learning rate after warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SchedulerType {
     /// Straight down to zero.

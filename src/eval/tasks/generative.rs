@@ -4,15 +4,14 @@ use super::{Header, Items, Task, TaskOptions, Values};
 use crate::data::answer::{self, Style};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::Subject;
-use crate::generate::{EngineOptions, OnOverflow, Request, Sampling, generate};
+use crate::generate::{EngineOptions, OnOverflow, Request, Runtime, Sampling, generate};
 use crate::model::Message;
 use regex::Regex;
 
 /// Metrics of each item, and how many prompts were cut from the left.
 pub(super) fn run(
     dev: &Device,
-    subject: &Subject,
+    subject: &Runtime,
     task: &Task,
     items: &Items,
     options: &TaskOptions,
@@ -22,7 +21,7 @@ pub(super) fn run(
     let requests = items.items.iter().enumerate().map(|(index, item)| {
         let mut prompt = format!("{}{}", items.preamble(header, item), item.contexts[0]);
         if options.apply_chat_template {
-            prompt = subject.chat(&[Message::new("user", prompt)])?;
+            prompt = subject.render_chat(&[Message::new("user", prompt)])?;
         }
         let prompt = subject.tokenizer.encode(&prompt, !options.apply_chat_template)?;
         let (max_tokens, stop) = (header.max_tokens, header.stop.clone());

@@ -16,9 +16,9 @@ pub use header::{FORMATS, Header, Kind, Task};
 pub use item::{Item, Items};
 pub use multiple_choice::encode_pair;
 
-use super::Subject;
 use crate::device::Device;
 use crate::error::Result;
+use crate::generate::Runtime;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ impl TaskResult {
 }
 
 /// Runs one task.
-pub fn run(dev: &Device, subject: &Subject, task: &Task, options: &TaskOptions) -> Result<TaskResult> {
+pub fn run(dev: &Device, subject: &Runtime, task: &Task, options: &TaskOptions) -> Result<TaskResult> {
     let num_fewshot = options.num_fewshot.unwrap_or(task.header.num_fewshot);
     let items = Items::load(task, num_fewshot, options.limit)?;
     let (values, truncated) = match task.header.kind {

@@ -3,8 +3,8 @@
 use super::{Item, Items, Task, TaskOptions, Values};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::Subject;
 use crate::eval::log_likelihood::{Request, log_likelihoods};
+use crate::generate::Runtime;
 use crate::model::{GenerationConfig, Message};
 use crate::progress::Progress;
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 /// Metrics of each item, and how many contexts were cut from the left.
 pub(super) fn run(
     dev: &Device,
-    subject: &Subject,
+    subject: &Runtime,
     task: &Task,
     items: &Items,
     options: &TaskOptions,
@@ -25,7 +25,7 @@ pub(super) fn run(
         let pairs = item.contexts.iter().zip(&item.choices).map(|(context, choice)| {
             let mut context = format!("{preamble}{context}");
             if options.apply_chat_template {
-                context = subject.chat(&[Message::new("user", context)])?;
+                context = subject.render_chat(&[Message::new("user", context)])?;
             }
             request(subject, &context, &format!("{delimiter}{choice}"), !options.apply_chat_template)
                 .map_err(|e| e.unwrap_or_else(|| empty(task, item)))
@@ -77,7 +77,7 @@ fn metrics(item: &Item, log_likelihoods: &[f64]) -> [(&'static str, f64); 4] {
 /// The request for a pair of texts, and whether its context was cut from the left to fit the model. The error is `None` when the
 /// continuation has no token.
 fn request(
-    subject: &Subject,
+    subject: &Runtime,
     context: &str,
     continuation: &str,
     add_special_tokens: bool,
@@ -98,7 +98,7 @@ fn request(
 /// Both are tokenised as one text, as the model would meet them; blanks at the context's end belong to the continuation, since
 /// tokenisers join them to the next word. A context without text becomes the model's BOS (or end-of-text) token.
 pub fn encode_pair(
-    subject: &Subject,
+    subject: &Runtime,
     context: &str,
     continuation: &str,
     add_special_tokens: bool,

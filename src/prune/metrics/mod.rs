@@ -21,7 +21,7 @@ use crate::model::Llama;
 use serde::{Deserialize, Serialize};
 
 /// How blocks are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// arccos(cos(h_l, h_{l+n})) / pi, where h_l is the input of block l (Gromov et al. 2024).
@@ -53,6 +53,11 @@ impl Metric {
         matches!(self, Metric::Angular | Metric::Bi | Metric::Perplexity | Metric::Taylor)
     }
 
+    /// Looks at the weights themselves, which an adapter beside them would change.
+    fn reads_weights(self) -> bool {
+        matches!(self, Metric::Magnitude | Metric::Taylor)
+    }
+
     /// Name in titles.
     pub fn title(self) -> &'static str {
         match self {
@@ -69,7 +74,7 @@ impl Metric {
 }
 
 /// Which tokens of a sequence the residual metrics look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Tokens {
     /// The last token of each sequence.
@@ -152,10 +157,15 @@ pub struct Scores {
 
 /// Scores the blocks of a model on the host. `calibration` may be `None` for metrics that read no data.
 ///
-/// Errors: a size that leaves no candidate or no block; data missing; a residual stream or loss that is not finite.
+/// Errors: a size that leaves no candidate or no block; data missing; an adapter beside weights that are looked at; a residual stream or loss that is not finite.
 pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, options: &ScoreOptions) -> Result<Scores> {
     let layers = model.blocks.len();
     check_sizes(options, layers)?;
+    if options.metric.reads_weights() && model.lora_rank().is_some() {
+        let expected =
+            "a metric that runs the model (angular, bi, perplexity), or the adapter merged before (ratoon merge)";
+        return Err(Error::usage("--metric with --adapter", expected, options.metric.title()));
+    }
     let sequences = match (calibration, options.metric.needs_data()) {
         (Some(calibration), true) if !calibration.sequences.is_empty() => calibration.sequences.as_slice(),
         (_, true) => return Err(Error::usage("--data", "calibration data for this metric", "none")),
