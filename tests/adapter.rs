@@ -75,7 +75,8 @@ fn generate_draws_the_tokens_that_peft_finds_likeliest() {
     let rows = reference.iter().map(|(ids, _)| json!({"prompt": ids}).to_string() + "\n");
     std::fs::write(&input, rows.collect::<String>()).unwrap();
     let files = ["--input", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
-    let arguments = [&["generate", &setup.model, "--max-tokens", "1", "--logprobs"], &files[..]].concat();
+    let arguments =
+        [&["generate", &setup.model, "--max-tokens", "1", "--logprobs", "--compute", "f32"], &files[..]].concat();
     ratoon(&[&arguments[..], &["--adapter", &setup.adapter]].concat()).assert().success();
     let lines = std::fs::read_to_string(&output).unwrap();
     for (line, (_, logits)) in lines.lines().zip(&reference) {
