@@ -110,3 +110,172 @@ typedef struct cosine_params {
     const bf16* b;
     uint32_t hidden;
 } cosine_params;
+
+// attention_D: y = softmax(q k^T * scale) v, causal, for head_dim <= D of 64, 80, 96, 128. Grid: (ceil(longest run of new
+// tokens / (64 / group)), n_kv_heads, sequences), with group = n_heads / n_kv_heads <= 64. Block: 128. Dynamic shared memory:
+// (64 + 128) (D + 8) 2 bytes.
+//
+// attention_split_D: the same for sequences of at most 16 / group new tokens, the keys of a sequence side by side in splits, into
+// p.partial. Grid: (max_splits, n_kv_heads, sequences). Block: 32. Shared: (16 + 128) (D + 8) 2 bytes. Then
+// attention_combine.
+// Grid: (most new tokens, n_heads, sequences). Block: 128. Both ways give the same bits.
+typedef struct attention_params {
+    bf16* y;         // [tokens, n_heads * head_dim]
+    float* lse;      // [tokens, n_heads], log of the sum of exponentials, or null
+    float* partial;  // [tokens, n_heads, max_splits, head_dim + 2], of the split kernels
+    const bf16* q;   // as y; aligned to 16 bytes, as are k and v
+    const bf16* k;   // [tokens or slots, n_kv_heads * head_dim]
+    const bf16* v;
+    const uint32_t* cu_seqlens;    // [sequences + 1], offsets of the new tokens of each sequence
+    const uint32_t* context_lens;  // [sequences], cached tokens with the new ones, or null: the new ones alone
+    const uint32_t* page_table;    // [sequences, max_pages], or null: keys lie in the rows of the tokens
+    uint32_t max_pages, page_size;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    uint32_t max_splits;  // at least ceil(longest context / ATTENTION_SPLIT)
+    float scale;
+} attention_params;
+
+// Keys whose softmax is computed apart. Part of the result's definition.
+#define ATTENTION_SPLIT 256
+
+// A target that is not scored.
+#define IGNORED_TARGET 0xffffffffu
+
+// log_probs: out[t] = log softmax(logits[t])[targets[t]], 0 for IGNORED_TARGET. Grid: rows. Block: ROW_THREADS.
+typedef struct log_probs_params {
+    float* out;           // [rows]
+    const float* logits;  // [rows, vocab]
+    const uint32_t* targets;  // [rows]
+    uint32_t vocab;
+} log_probs_params;
+
+// cross_entropy: losses[t] = -log softmax(logits[t])[targets[t]], d_logits[t] = scale (softmax(logits[t]) - onehot(targets[t]));
+// zeros for IGNORED_TARGET. Grid: rows. Block: ROW_THREADS.
+typedef struct cross_entropy_params {
+    float* losses;   // [rows]
+    bf16* d_logits;  // [rows, vocab]
+    const float* logits;  // [rows, vocab]
+    const uint32_t* targets;  // [rows]
+    uint32_t vocab;
+    float scale;  // before sm_80 operands are f16: a power of two that keeps gradients above 6e-8 belongs in here
+} cross_entropy_params;
+
+// How one row is drawn, see src/ops/sample.rs.
+typedef struct sample_draw {
+    uint64_t seed, request;
+    float temperature;  // 0: the largest logit
+    float top_p;        // 1: all
+    uint32_t top_k;     // 0: all
+    uint32_t position;
+} sample_draw;
+
+// sample: one id a row and its log-probability. Grid: rows. Block: SAMPLE_THREADS.
+typedef struct sample_params {
+    uint32_t* ids;     // [rows], SAMPLE_NOT_FINITE where a row holds NaN or infinity or nothing above -infinity
+    float* log_probs;  // [rows], under softmax(logits)
+    const float* logits;  // [rows, vocab]
+    const sample_draw* draws;  // [rows]
+    uint32_t vocab;
+} sample_params;
+
+#define SAMPLE_THREADS 512
+#define SAMPLE_NOT_FINITE 0xffffffffu
+
+// rmsnorm_backward: dx (+)= r (g - x r^2 mean(g x)) with g = dy w, and partial sums of dw, a row for each RMSNORM_CHUNK tokens, for
+// add_rows. Grid: ceil(tokens / RMSNORM_CHUNK). Block: ROW_THREADS.
+typedef struct rmsnorm_backward_params {
+    bf16* dx;        // [tokens, hidden]
+    float* partial;  // [ceil(tokens / RMSNORM_CHUNK), hidden], or null
+    const bf16* dy;  // [tokens, hidden]
+    const bf16* x;   // [tokens, hidden]
+    const bf16* w;   // [hidden]
+    uint32_t tokens, hidden;
+    uint32_t add;  // whether dx is added to
+    float eps;
+} rmsnorm_backward_params;
+
+#define RMSNORM_CHUNK 16
+
+// column_sums: partial[c] = sum over chunk c of COLUMN_SUMS_CHUNK tokens of x[t]. Grid: (ceil(width / ROW_THREADS), chunks).
+// Block: ROW_THREADS.
+typedef struct column_sums_params {
+    float* partial;  // [ceil(tokens / COLUMN_SUMS_CHUNK), width]
+    const bf16* x;   // [tokens, width]
+    uint32_t tokens, width;
+} column_sums_params;
+
+#define COLUMN_SUMS_CHUNK 64
+
+// add_rows: y += sum of the rows of partial, in order. Grid: ceil(width / ROW_THREADS). Block: ROW_THREADS.
+typedef struct add_rows_params {
+    float* y;              // [width]
+    const float* partial;  // [rows, width]
+    uint32_t rows, width;
+} add_rows_params;
+
+// embedding_backward: d_table[ids[t]] += dy[t], in the order of tokens. Grid: tokens. Block: ROW_THREADS.
+typedef struct embedding_backward_params {
+    float* d_table;  // [vocab, hidden]
+    const bf16* dy;  // [tokens, hidden]
+    const uint32_t* ids;  // [tokens]
+    uint32_t tokens, hidden;
+} embedding_backward_params;
+
+// dropout: y[i] = x[i] / (1 - probability) or 0, by word i of the stream. Grid: ceil(n / (8 ROW_THREADS)). Block: ROW_THREADS.
+typedef struct dropout_params {
+    bf16* y;
+    const bf16* x;
+    uint64_t n, seed, stream;
+    float probability;
+} dropout_params;
+
+// A parameter with its gradient and optimiser state, all [n].
+typedef struct optimizer_tensor {
+    float* master;  // or null
+    bf16* p;
+    float* m;
+    float* v;
+    const float* g;
+    uint64_t n;
+    uint32_t first_block;  // sum of ceil(n / OPTIMIZER_CHUNK) of the tensors before
+    uint32_t decayed;      // whether weight decay applies
+} optimizer_tensor;
+
+#define OPTIMIZER_CHUNK 16384
+
+// grad_norm_partials: sums of squares of g. Grid: blocks of all tensors. Block: ROW_THREADS. Then grad_norm: norm = sqrt of their
+// sum. Grid: 1. Block: ROW_THREADS.
+typedef struct grad_norm_params {
+    double* norm;     // [1]
+    double* partial;  // [n_partials]
+    const optimizer_tensor* tensors;  // [n_tensors], of which n, g and first_block are read
+    uint32_t n_tensors, n_partials;
+} grad_norm_params;
+
+// adamw: one step of all parameters. Grid: blocks of all tensors. Block: ROW_THREADS. Factors as in src/ops/adamw.rs.
+typedef struct adamw_params {
+    const optimizer_tensor* tensors;  // [n_tensors]
+    uint64_t seed;                    // of the random rounding of parameters without a master
+    uint32_t n_tensors, step;
+    float grad_scale, keep, gain1, beta2, gain2, step_size, root, eps;
+} adamw_params;
+
+// attention_delta: delta = rowsum(dy y). Grid: ceil(tokens n_heads / 4). Block: 128. Then, for head_dim <= D as in attention_D:
+// attention_backward_keys_D: dk and dv. Grid: (ceil(longest / 64), n_kv_heads, sequences).
+// attention_backward_queries_D: dq. Grid: (ceil(longest / (64 / group)), n_kv_heads, sequences).
+// Both: group <= 32. Block: 128. Dynamic shared memory: (64 + 32) 2 (D + 8) 2 bytes.
+typedef struct attention_backward_params {
+    bf16* dq;  // as q
+    bf16* dk;  // as k
+    bf16* dv;  // as v
+    float* delta;    // [tokens, n_heads]
+    const bf16* dy;  // [tokens, n_heads * head_dim]
+    const bf16* y;   // as dy
+    const bf16* q;   // as dy
+    const bf16* k;   // [tokens, n_kv_heads * head_dim]
+    const bf16* v;
+    const float* lse;  // [tokens, n_heads]
+    const uint32_t* cu_seqlens;  // [sequences + 1]
+    uint32_t tokens, n_heads, n_kv_heads, head_dim;
+    float scale;
+} attention_backward_params;

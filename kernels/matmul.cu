@@ -4,31 +4,14 @@
 //   matmul_tn  a[k, m]^T b[k, n]   gradient of the weight
 //
 // Floor: max(2 m n k / peak, bytes / bandwidth). Tensor cores (mma m16n8k16, f32 sums) fed by ldmatrix from a ring of stages
-// that cp.async fills; rows of a stage are 16 bytes longer than their data, so that the eight rows of a matrix lie in eight
-// different bank groups. Neighbouring blocks share operands in L2.
+// that cp.async fills. Neighbouring blocks share operands in L2.
 //
 // Every element of y is one chain of mma over k in increasing order, whatever the tile and whatever m: a row has the same bits
 // in any batch and under any of the tile shapes, then the bias is added, then the old value.
-#include "tile.cuh"
+#include "operand.cuh"
 
-// Extra operands in a row of shared memory.
-constexpr int PAD = 8;
 // Blocks of rows that are worked on together, sharing columns of b.
 constexpr uint32_t GROUP = 8;
-
-// Copies eight neighbours of a row that holds `width` elements, zeros past its end.
-__device__ __forceinline__ void stage8(uint16_t* to, const bf16* row, uint32_t column, uint32_t width, bool in_rows) {
-    if (width % 8 == 0) {
-        const bool valid = in_rows && column < width;
-        copy_operands_async(to, valid ? row + column : row, valid);
-        return;
-    }
-    float x[8];
-#pragma unroll
-    for (uint32_t i = 0; i < 8; ++i) x[i] = in_rows && column + i < width ? widen(row[column + i]) : 0.0f;
-    *reinterpret_cast<uint4*>(to) = make_uint4(pack_operands(x[0], x[1]), pack_operands(x[2], x[3]),
-                                               pack_operands(x[4], x[5]), pack_operands(x[6], x[7]));
-}
 
 // One operand's tile: OUTER x BK elements of a matrix, with k along its rows (K_ROWS) or down its columns.
 template <int OUTER, int BK, bool K_ROWS, int THREADS> struct Operand {
@@ -46,26 +29,6 @@ template <int OUTER, int BK, bool K_ROWS, int THREADS> struct Operand {
             const uint32_t r = c / (COLUMNS / 8), column = c % (COLUMNS / 8) * 8;
             stage8(to + r * STRIDE + column, from + static_cast<uint64_t>(row0 + r) * width, column0 + column, width,
                    row0 + r < rows);
-        }
-    }
-
-    // 16 x 16 elements at (outer, k) of a tile as the left operand of mma.
-    static __device__ __forceinline__ void left(uint32_t (&a)[4], const uint16_t* tile, int outer, int k) {
-        const int lane = threadIdx.x % 32, r = lane % 8, q = lane / 8;
-        if (K_ROWS) {
-            ldmatrix_x4(a, tile + (outer + r + q % 2 * 8) * STRIDE + k + q / 2 * 8);
-        } else {
-            ldmatrix_x4_trans(a, tile + (k + r + q / 2 * 8) * STRIDE + outer + q % 2 * 8);
-        }
-    }
-
-    // The same as two right operands: b[0], b[1] for the first eight columns, b[2], b[3] for the others.
-    static __device__ __forceinline__ void right(uint32_t (&b)[4], const uint16_t* tile, int outer, int k) {
-        const int lane = threadIdx.x % 32, r = lane % 8, q = lane / 8;
-        if (K_ROWS) {
-            ldmatrix_x4(b, tile + (outer + r + q / 2 * 8) * STRIDE + k + q % 2 * 8);
-        } else {
-            ldmatrix_x4_trans(b, tile + (k + r + q % 2 * 8) * STRIDE + outer + q / 2 * 8);
         }
     }
 };
@@ -144,9 +107,9 @@ __device__ __forceinline__ void matmul(const matmul_params& p) {
         for (int k = 0; k < BK; k += 16) {
             uint32_t a[WM / 16][4], b[WN / 16][4];
 #pragma unroll
-            for (int x = 0; x < WM / 16; ++x) A::left(a[x], a_tile, wm + 16 * x, k);
+            for (int x = 0; x < WM / 16; ++x) load_left<A::STRIDE, A_K_ROWS>(a[x], a_tile, wm + 16 * x, k);
 #pragma unroll
-            for (int y = 0; y < WN / 16; ++y) B::right(b[y], b_tile, wn + 16 * y, k);
+            for (int y = 0; y < WN / 16; ++y) load_right<B::STRIDE, B_K_ROWS>(b[y], b_tile, wn + 16 * y, k);
 #pragma unroll
             for (int x = 0; x < WM / 16; ++x) {
 #pragma unroll

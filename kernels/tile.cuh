@@ -91,15 +91,15 @@ template <class T> __device__ __forceinline__ T block_sum(T x) {
     return sum;
 }
 
-// The largest over a block of whole warps, in every thread.
-__device__ __forceinline__ float block_max(float x) {
-    auto& partial = shared_object<PerWarp<float>>();
+// The largest over a block of whole warps, in every thread. May be called again at once.
+template <class T> __device__ __forceinline__ T block_max(T x) {
+    auto& partial = shared_object<PerWarp<T>>();
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, step));
+    for (int step = 16; step > 0; step /= 2) x = max(x, __shfl_xor_sync(FULL_WARP, x, step));
     __syncthreads();  // whoever still reads the last call's numbers
     if (threadIdx.x % 32 == 0) partial.of[threadIdx.x / 32] = x;
     __syncthreads();
-    float largest = partial.of[0];
-    for (uint32_t w = 1; w < blockDim.x / 32; ++w) largest = fmaxf(largest, partial.of[w]);
+    T largest = partial.of[0];
+    for (uint32_t w = 1; w < blockDim.x / 32; ++w) largest = max(largest, partial.of[w]);
     return largest;
 }

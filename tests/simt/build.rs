@@ -13,6 +13,7 @@ fn main() {
     let kernels = root.join("../../kernels");
     println!("cargo::rerun-if-changed={}", kernels.display());
     println!("cargo::rerun-if-changed=include");
+    println!("cargo::rerun-if-changed=faults");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=RATOON_SIMT_ASAN");
     // cudarc asks the loader for `libcuda.so`; a library already loaded answers to the name in its header. The file itself
@@ -24,6 +25,7 @@ fn main() {
         .filter(|path| path.extension().is_some_and(|e| e == "cu"))
         .collect();
     sources.sort();
+    sources.push(root.join("faults/faults.cu"));
     sources.push(root.join("include/runtime.cpp"));
     for architecture in ARCHITECTURES {
         compile(&root, &sources, architecture);
@@ -34,7 +36,7 @@ fn compile(root: &Path, sources: &[PathBuf], architecture: &str) {
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).pic(true).cargo_metadata(false).out_dir(out.join(architecture));
-    build.include(root.join("include")).include(root.join("../../kernels"));
+    build.include(root.join("include")).include(root.join("../../kernels")).include(root.join("faults"));
     build.define("RATOON_SIMT", architecture);
     build.flag("-include").flag("simt.h").flag("-x").flag("c++");
     // Kernels read bf16 rows as 16-byte words, as nvcc allows.

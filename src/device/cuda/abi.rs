@@ -12,6 +12,13 @@ pub const MATMUL_LARGE_SHARED: u32 = 61440;
 pub const MATMUL_MEDIUM_SHARED: u32 = 40960;
 pub const MATMUL_SMALL_SHARED: u32 = 41472;
 pub const ROPE_MAX_HALF: u32 = 256;
+pub const ATTENTION_SPLIT: u32 = 256;
+pub const IGNORED_TARGET: u32 = 4294967295;
+pub const SAMPLE_THREADS: u32 = 512;
+pub const SAMPLE_NOT_FINITE: u32 = 4294967295;
+pub const RMSNORM_CHUNK: u32 = 16;
+pub const COLUMN_SUMS_CHUNK: u32 = 64;
+pub const OPTIMIZER_CHUNK: u32 = 16384;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct bf16 {
@@ -197,21 +204,410 @@ const _: () = {
     ["Offset of field: cosine_params::b"][::core::mem::offset_of!(cosine_params, b) - 16usize];
     ["Offset of field: cosine_params::hidden"][::core::mem::offset_of!(cosine_params, hidden) - 24usize];
 };
-// SAFETY: the C struct that the kernel takes by value.
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct attention_params {
+    pub y: *mut bf16,
+    pub lse: *mut f32,
+    pub partial: *mut f32,
+    pub q: *const bf16,
+    pub k: *const bf16,
+    pub v: *const bf16,
+    pub cu_seqlens: *const u32,
+    pub context_lens: *const u32,
+    pub page_table: *const u32,
+    pub max_pages: u32,
+    pub page_size: u32,
+    pub n_heads: u32,
+    pub n_kv_heads: u32,
+    pub head_dim: u32,
+    pub max_splits: u32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of attention_params"][::core::mem::size_of::<attention_params>() - 104usize];
+    ["Alignment of attention_params"][::core::mem::align_of::<attention_params>() - 8usize];
+    ["Offset of field: attention_params::y"][::core::mem::offset_of!(attention_params, y) - 0usize];
+    ["Offset of field: attention_params::lse"][::core::mem::offset_of!(attention_params, lse) - 8usize];
+    ["Offset of field: attention_params::partial"][::core::mem::offset_of!(attention_params, partial) - 16usize];
+    ["Offset of field: attention_params::q"][::core::mem::offset_of!(attention_params, q) - 24usize];
+    ["Offset of field: attention_params::k"][::core::mem::offset_of!(attention_params, k) - 32usize];
+    ["Offset of field: attention_params::v"][::core::mem::offset_of!(attention_params, v) - 40usize];
+    ["Offset of field: attention_params::cu_seqlens"][::core::mem::offset_of!(attention_params, cu_seqlens) - 48usize];
+    ["Offset of field: attention_params::context_lens"]
+        [::core::mem::offset_of!(attention_params, context_lens) - 56usize];
+    ["Offset of field: attention_params::page_table"][::core::mem::offset_of!(attention_params, page_table) - 64usize];
+    ["Offset of field: attention_params::max_pages"][::core::mem::offset_of!(attention_params, max_pages) - 72usize];
+    ["Offset of field: attention_params::page_size"][::core::mem::offset_of!(attention_params, page_size) - 76usize];
+    ["Offset of field: attention_params::n_heads"][::core::mem::offset_of!(attention_params, n_heads) - 80usize];
+    ["Offset of field: attention_params::n_kv_heads"][::core::mem::offset_of!(attention_params, n_kv_heads) - 84usize];
+    ["Offset of field: attention_params::head_dim"][::core::mem::offset_of!(attention_params, head_dim) - 88usize];
+    ["Offset of field: attention_params::max_splits"][::core::mem::offset_of!(attention_params, max_splits) - 92usize];
+    ["Offset of field: attention_params::scale"][::core::mem::offset_of!(attention_params, scale) - 96usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct log_probs_params {
+    pub out: *mut f32,
+    pub logits: *const f32,
+    pub targets: *const u32,
+    pub vocab: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of log_probs_params"][::core::mem::size_of::<log_probs_params>() - 32usize];
+    ["Alignment of log_probs_params"][::core::mem::align_of::<log_probs_params>() - 8usize];
+    ["Offset of field: log_probs_params::out"][::core::mem::offset_of!(log_probs_params, out) - 0usize];
+    ["Offset of field: log_probs_params::logits"][::core::mem::offset_of!(log_probs_params, logits) - 8usize];
+    ["Offset of field: log_probs_params::targets"][::core::mem::offset_of!(log_probs_params, targets) - 16usize];
+    ["Offset of field: log_probs_params::vocab"][::core::mem::offset_of!(log_probs_params, vocab) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct cross_entropy_params {
+    pub losses: *mut f32,
+    pub d_logits: *mut bf16,
+    pub logits: *const f32,
+    pub targets: *const u32,
+    pub vocab: u32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of cross_entropy_params"][::core::mem::size_of::<cross_entropy_params>() - 40usize];
+    ["Alignment of cross_entropy_params"][::core::mem::align_of::<cross_entropy_params>() - 8usize];
+    ["Offset of field: cross_entropy_params::losses"][::core::mem::offset_of!(cross_entropy_params, losses) - 0usize];
+    ["Offset of field: cross_entropy_params::d_logits"]
+        [::core::mem::offset_of!(cross_entropy_params, d_logits) - 8usize];
+    ["Offset of field: cross_entropy_params::logits"][::core::mem::offset_of!(cross_entropy_params, logits) - 16usize];
+    ["Offset of field: cross_entropy_params::targets"]
+        [::core::mem::offset_of!(cross_entropy_params, targets) - 24usize];
+    ["Offset of field: cross_entropy_params::vocab"][::core::mem::offset_of!(cross_entropy_params, vocab) - 32usize];
+    ["Offset of field: cross_entropy_params::scale"][::core::mem::offset_of!(cross_entropy_params, scale) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct sample_draw {
+    pub seed: u64,
+    pub request: u64,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub top_k: u32,
+    pub position: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of sample_draw"][::core::mem::size_of::<sample_draw>() - 32usize];
+    ["Alignment of sample_draw"][::core::mem::align_of::<sample_draw>() - 8usize];
+    ["Offset of field: sample_draw::seed"][::core::mem::offset_of!(sample_draw, seed) - 0usize];
+    ["Offset of field: sample_draw::request"][::core::mem::offset_of!(sample_draw, request) - 8usize];
+    ["Offset of field: sample_draw::temperature"][::core::mem::offset_of!(sample_draw, temperature) - 16usize];
+    ["Offset of field: sample_draw::top_p"][::core::mem::offset_of!(sample_draw, top_p) - 20usize];
+    ["Offset of field: sample_draw::top_k"][::core::mem::offset_of!(sample_draw, top_k) - 24usize];
+    ["Offset of field: sample_draw::position"][::core::mem::offset_of!(sample_draw, position) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct sample_params {
+    pub ids: *mut u32,
+    pub log_probs: *mut f32,
+    pub logits: *const f32,
+    pub draws: *const sample_draw,
+    pub vocab: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of sample_params"][::core::mem::size_of::<sample_params>() - 40usize];
+    ["Alignment of sample_params"][::core::mem::align_of::<sample_params>() - 8usize];
+    ["Offset of field: sample_params::ids"][::core::mem::offset_of!(sample_params, ids) - 0usize];
+    ["Offset of field: sample_params::log_probs"][::core::mem::offset_of!(sample_params, log_probs) - 8usize];
+    ["Offset of field: sample_params::logits"][::core::mem::offset_of!(sample_params, logits) - 16usize];
+    ["Offset of field: sample_params::draws"][::core::mem::offset_of!(sample_params, draws) - 24usize];
+    ["Offset of field: sample_params::vocab"][::core::mem::offset_of!(sample_params, vocab) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct rmsnorm_backward_params {
+    pub dx: *mut bf16,
+    pub partial: *mut f32,
+    pub dy: *const bf16,
+    pub x: *const bf16,
+    pub w: *const bf16,
+    pub tokens: u32,
+    pub hidden: u32,
+    pub add: u32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of rmsnorm_backward_params"][::core::mem::size_of::<rmsnorm_backward_params>() - 56usize];
+    ["Alignment of rmsnorm_backward_params"][::core::mem::align_of::<rmsnorm_backward_params>() - 8usize];
+    ["Offset of field: rmsnorm_backward_params::dx"][::core::mem::offset_of!(rmsnorm_backward_params, dx) - 0usize];
+    ["Offset of field: rmsnorm_backward_params::partial"]
+        [::core::mem::offset_of!(rmsnorm_backward_params, partial) - 8usize];
+    ["Offset of field: rmsnorm_backward_params::dy"][::core::mem::offset_of!(rmsnorm_backward_params, dy) - 16usize];
+    ["Offset of field: rmsnorm_backward_params::x"][::core::mem::offset_of!(rmsnorm_backward_params, x) - 24usize];
+    ["Offset of field: rmsnorm_backward_params::w"][::core::mem::offset_of!(rmsnorm_backward_params, w) - 32usize];
+    ["Offset of field: rmsnorm_backward_params::tokens"]
+        [::core::mem::offset_of!(rmsnorm_backward_params, tokens) - 40usize];
+    ["Offset of field: rmsnorm_backward_params::hidden"]
+        [::core::mem::offset_of!(rmsnorm_backward_params, hidden) - 44usize];
+    ["Offset of field: rmsnorm_backward_params::add"][::core::mem::offset_of!(rmsnorm_backward_params, add) - 48usize];
+    ["Offset of field: rmsnorm_backward_params::eps"][::core::mem::offset_of!(rmsnorm_backward_params, eps) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct column_sums_params {
+    pub partial: *mut f32,
+    pub x: *const bf16,
+    pub tokens: u32,
+    pub width: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of column_sums_params"][::core::mem::size_of::<column_sums_params>() - 24usize];
+    ["Alignment of column_sums_params"][::core::mem::align_of::<column_sums_params>() - 8usize];
+    ["Offset of field: column_sums_params::partial"][::core::mem::offset_of!(column_sums_params, partial) - 0usize];
+    ["Offset of field: column_sums_params::x"][::core::mem::offset_of!(column_sums_params, x) - 8usize];
+    ["Offset of field: column_sums_params::tokens"][::core::mem::offset_of!(column_sums_params, tokens) - 16usize];
+    ["Offset of field: column_sums_params::width"][::core::mem::offset_of!(column_sums_params, width) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct add_rows_params {
+    pub y: *mut f32,
+    pub partial: *const f32,
+    pub rows: u32,
+    pub width: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of add_rows_params"][::core::mem::size_of::<add_rows_params>() - 24usize];
+    ["Alignment of add_rows_params"][::core::mem::align_of::<add_rows_params>() - 8usize];
+    ["Offset of field: add_rows_params::y"][::core::mem::offset_of!(add_rows_params, y) - 0usize];
+    ["Offset of field: add_rows_params::partial"][::core::mem::offset_of!(add_rows_params, partial) - 8usize];
+    ["Offset of field: add_rows_params::rows"][::core::mem::offset_of!(add_rows_params, rows) - 16usize];
+    ["Offset of field: add_rows_params::width"][::core::mem::offset_of!(add_rows_params, width) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct embedding_backward_params {
+    pub d_table: *mut f32,
+    pub dy: *const bf16,
+    pub ids: *const u32,
+    pub tokens: u32,
+    pub hidden: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of embedding_backward_params"][::core::mem::size_of::<embedding_backward_params>() - 32usize];
+    ["Alignment of embedding_backward_params"][::core::mem::align_of::<embedding_backward_params>() - 8usize];
+    ["Offset of field: embedding_backward_params::d_table"]
+        [::core::mem::offset_of!(embedding_backward_params, d_table) - 0usize];
+    ["Offset of field: embedding_backward_params::dy"][::core::mem::offset_of!(embedding_backward_params, dy) - 8usize];
+    ["Offset of field: embedding_backward_params::ids"]
+        [::core::mem::offset_of!(embedding_backward_params, ids) - 16usize];
+    ["Offset of field: embedding_backward_params::tokens"]
+        [::core::mem::offset_of!(embedding_backward_params, tokens) - 24usize];
+    ["Offset of field: embedding_backward_params::hidden"]
+        [::core::mem::offset_of!(embedding_backward_params, hidden) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dropout_params {
+    pub y: *mut bf16,
+    pub x: *const bf16,
+    pub n: u64,
+    pub seed: u64,
+    pub stream: u64,
+    pub probability: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dropout_params"][::core::mem::size_of::<dropout_params>() - 48usize];
+    ["Alignment of dropout_params"][::core::mem::align_of::<dropout_params>() - 8usize];
+    ["Offset of field: dropout_params::y"][::core::mem::offset_of!(dropout_params, y) - 0usize];
+    ["Offset of field: dropout_params::x"][::core::mem::offset_of!(dropout_params, x) - 8usize];
+    ["Offset of field: dropout_params::n"][::core::mem::offset_of!(dropout_params, n) - 16usize];
+    ["Offset of field: dropout_params::seed"][::core::mem::offset_of!(dropout_params, seed) - 24usize];
+    ["Offset of field: dropout_params::stream"][::core::mem::offset_of!(dropout_params, stream) - 32usize];
+    ["Offset of field: dropout_params::probability"][::core::mem::offset_of!(dropout_params, probability) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct optimizer_tensor {
+    pub master: *mut f32,
+    pub p: *mut bf16,
+    pub m: *mut f32,
+    pub v: *mut f32,
+    pub g: *const f32,
+    pub n: u64,
+    pub first_block: u32,
+    pub decayed: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of optimizer_tensor"][::core::mem::size_of::<optimizer_tensor>() - 56usize];
+    ["Alignment of optimizer_tensor"][::core::mem::align_of::<optimizer_tensor>() - 8usize];
+    ["Offset of field: optimizer_tensor::master"][::core::mem::offset_of!(optimizer_tensor, master) - 0usize];
+    ["Offset of field: optimizer_tensor::p"][::core::mem::offset_of!(optimizer_tensor, p) - 8usize];
+    ["Offset of field: optimizer_tensor::m"][::core::mem::offset_of!(optimizer_tensor, m) - 16usize];
+    ["Offset of field: optimizer_tensor::v"][::core::mem::offset_of!(optimizer_tensor, v) - 24usize];
+    ["Offset of field: optimizer_tensor::g"][::core::mem::offset_of!(optimizer_tensor, g) - 32usize];
+    ["Offset of field: optimizer_tensor::n"][::core::mem::offset_of!(optimizer_tensor, n) - 40usize];
+    ["Offset of field: optimizer_tensor::first_block"]
+        [::core::mem::offset_of!(optimizer_tensor, first_block) - 48usize];
+    ["Offset of field: optimizer_tensor::decayed"][::core::mem::offset_of!(optimizer_tensor, decayed) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct grad_norm_params {
+    pub norm: *mut f64,
+    pub partial: *mut f64,
+    pub tensors: *const optimizer_tensor,
+    pub n_tensors: u32,
+    pub n_partials: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of grad_norm_params"][::core::mem::size_of::<grad_norm_params>() - 32usize];
+    ["Alignment of grad_norm_params"][::core::mem::align_of::<grad_norm_params>() - 8usize];
+    ["Offset of field: grad_norm_params::norm"][::core::mem::offset_of!(grad_norm_params, norm) - 0usize];
+    ["Offset of field: grad_norm_params::partial"][::core::mem::offset_of!(grad_norm_params, partial) - 8usize];
+    ["Offset of field: grad_norm_params::tensors"][::core::mem::offset_of!(grad_norm_params, tensors) - 16usize];
+    ["Offset of field: grad_norm_params::n_tensors"][::core::mem::offset_of!(grad_norm_params, n_tensors) - 24usize];
+    ["Offset of field: grad_norm_params::n_partials"][::core::mem::offset_of!(grad_norm_params, n_partials) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct adamw_params {
+    pub tensors: *const optimizer_tensor,
+    pub seed: u64,
+    pub n_tensors: u32,
+    pub step: u32,
+    pub grad_scale: f32,
+    pub keep: f32,
+    pub gain1: f32,
+    pub beta2: f32,
+    pub gain2: f32,
+    pub step_size: f32,
+    pub root: f32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of adamw_params"][::core::mem::size_of::<adamw_params>() - 56usize];
+    ["Alignment of adamw_params"][::core::mem::align_of::<adamw_params>() - 8usize];
+    ["Offset of field: adamw_params::tensors"][::core::mem::offset_of!(adamw_params, tensors) - 0usize];
+    ["Offset of field: adamw_params::seed"][::core::mem::offset_of!(adamw_params, seed) - 8usize];
+    ["Offset of field: adamw_params::n_tensors"][::core::mem::offset_of!(adamw_params, n_tensors) - 16usize];
+    ["Offset of field: adamw_params::step"][::core::mem::offset_of!(adamw_params, step) - 20usize];
+    ["Offset of field: adamw_params::grad_scale"][::core::mem::offset_of!(adamw_params, grad_scale) - 24usize];
+    ["Offset of field: adamw_params::keep"][::core::mem::offset_of!(adamw_params, keep) - 28usize];
+    ["Offset of field: adamw_params::gain1"][::core::mem::offset_of!(adamw_params, gain1) - 32usize];
+    ["Offset of field: adamw_params::beta2"][::core::mem::offset_of!(adamw_params, beta2) - 36usize];
+    ["Offset of field: adamw_params::gain2"][::core::mem::offset_of!(adamw_params, gain2) - 40usize];
+    ["Offset of field: adamw_params::step_size"][::core::mem::offset_of!(adamw_params, step_size) - 44usize];
+    ["Offset of field: adamw_params::root"][::core::mem::offset_of!(adamw_params, root) - 48usize];
+    ["Offset of field: adamw_params::eps"][::core::mem::offset_of!(adamw_params, eps) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct attention_backward_params {
+    pub dq: *mut bf16,
+    pub dk: *mut bf16,
+    pub dv: *mut bf16,
+    pub delta: *mut f32,
+    pub dy: *const bf16,
+    pub y: *const bf16,
+    pub q: *const bf16,
+    pub k: *const bf16,
+    pub v: *const bf16,
+    pub lse: *const f32,
+    pub cu_seqlens: *const u32,
+    pub tokens: u32,
+    pub n_heads: u32,
+    pub n_kv_heads: u32,
+    pub head_dim: u32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of attention_backward_params"][::core::mem::size_of::<attention_backward_params>() - 112usize];
+    ["Alignment of attention_backward_params"][::core::mem::align_of::<attention_backward_params>() - 8usize];
+    ["Offset of field: attention_backward_params::dq"][::core::mem::offset_of!(attention_backward_params, dq) - 0usize];
+    ["Offset of field: attention_backward_params::dk"][::core::mem::offset_of!(attention_backward_params, dk) - 8usize];
+    ["Offset of field: attention_backward_params::dv"]
+        [::core::mem::offset_of!(attention_backward_params, dv) - 16usize];
+    ["Offset of field: attention_backward_params::delta"]
+        [::core::mem::offset_of!(attention_backward_params, delta) - 24usize];
+    ["Offset of field: attention_backward_params::dy"]
+        [::core::mem::offset_of!(attention_backward_params, dy) - 32usize];
+    ["Offset of field: attention_backward_params::y"][::core::mem::offset_of!(attention_backward_params, y) - 40usize];
+    ["Offset of field: attention_backward_params::q"][::core::mem::offset_of!(attention_backward_params, q) - 48usize];
+    ["Offset of field: attention_backward_params::k"][::core::mem::offset_of!(attention_backward_params, k) - 56usize];
+    ["Offset of field: attention_backward_params::v"][::core::mem::offset_of!(attention_backward_params, v) - 64usize];
+    ["Offset of field: attention_backward_params::lse"]
+        [::core::mem::offset_of!(attention_backward_params, lse) - 72usize];
+    ["Offset of field: attention_backward_params::cu_seqlens"]
+        [::core::mem::offset_of!(attention_backward_params, cu_seqlens) - 80usize];
+    ["Offset of field: attention_backward_params::tokens"]
+        [::core::mem::offset_of!(attention_backward_params, tokens) - 88usize];
+    ["Offset of field: attention_backward_params::n_heads"]
+        [::core::mem::offset_of!(attention_backward_params, n_heads) - 92usize];
+    ["Offset of field: attention_backward_params::n_kv_heads"]
+        [::core::mem::offset_of!(attention_backward_params, n_kv_heads) - 96usize];
+    ["Offset of field: attention_backward_params::head_dim"]
+        [::core::mem::offset_of!(attention_backward_params, head_dim) - 100usize];
+    ["Offset of field: attention_backward_params::scale"]
+        [::core::mem::offset_of!(attention_backward_params, scale) - 104usize];
+};
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for bf16 {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for embedding_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for rmsnorm_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for matmul_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for rope_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for kv_store_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for swiglu_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for swiglu_backward_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for cast_params {}
-// SAFETY: the C struct that the kernel takes by value.
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for cosine_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for attention_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for log_probs_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for cross_entropy_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for sample_draw {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for sample_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for rmsnorm_backward_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for column_sums_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for add_rows_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for embedding_backward_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for dropout_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for optimizer_tensor {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for grad_norm_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for adamw_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for attention_backward_params {}

@@ -226,6 +226,14 @@ impl Block {
     }
 }
 
+/// Block and thread that this OS thread runs, when it runs one.
+pub fn place() -> Option<(Index, Index)> {
+    // SAFETY: while a kernel runs, the block is alive and at rest but for this thread.
+    let this = unsafe { CURRENT.get().as_ref()? };
+    let lane = &this.threads.get(this.running)?.lane;
+    Some((lane.block, lane.thread))
+}
+
 /// Waits for the lanes of `mask`; see `include/runtime.h`.
 pub extern "C" fn gather(kind: u32, mask: u32, arguments: *mut c_void) -> *mut *mut c_void {
     let block = CURRENT.get();

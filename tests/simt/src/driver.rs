@@ -53,6 +53,7 @@ pub(crate) use give;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(_flags: c_uint) -> Status {
+    crate::segv::report();
     SUCCESS
 }
 

@@ -13,6 +13,7 @@
 //! | `memory.rs` | device buffers between guards |
 //! | `launch.rs` | a grid over the host's cores |
 //! | `block.rs` | the threads of one block: scheduling, barriers, collectives |
+//! | `segv.rs` | says which thread touched what it must not |
 //! | `shared.rs` | shared memory of one block |
 //! | `kernels.rs` | the compiled kernels and their interface (`include/runtime.h`) |
 //!
@@ -28,6 +29,7 @@ mod driver_memory;
 mod kernels;
 mod launch;
 mod memory;
+mod segv;
 mod shared;
 
 /// A number from the environment.

@@ -33,11 +33,10 @@ fn generate(header: &str) -> String {
     let structs: Vec<String> = text
         .lines()
         .filter_map(|line| line.strip_prefix("pub struct ")?.strip_suffix(" {"))
-        .filter(|name| name.ends_with("_params"))
         .map(str::to_string)
         .collect();
     for name in structs {
-        let reason = "// SAFETY: the C struct that the kernel takes by value.";
+        let reason = "// SAFETY: a plain C struct, laid out as the kernels see it.";
         writeln!(text, "{reason}\nunsafe impl cudarc::driver::DeviceRepr for {name} {{}}").expect("memory");
     }
     text

@@ -4,9 +4,22 @@
 #[allow(dead_code)] // constants that launch code alone reads
 #[path = "../../../../src/device/cuda/abi.rs"]
 mod abi;
+#[allow(dead_code)] // its own tests use all of it
+#[path = "../../../../src/ops/philox.rs"]
+mod philox;
+
 mod gpu;
 mod numbers;
 
+mod attention;
+mod attention_backward;
 mod embedding;
+mod gradients;
+mod logits;
 mod matmul;
+mod optimizer;
 mod rmsnorm;
+mod rope;
+mod rows;
+mod sample;
+mod swiglu;

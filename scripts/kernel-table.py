@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""The compile gate: kernels/*.cu for every target, and a table of what ptxas made of them.
+
+kernel-table.py [--write]   compares benches/results/kernels.md with what the compiler gives now, or writes it.
+
+Fails when the table is stale, when a kernel that must not spill does, and when the machine code of a matrix product or of
+attention lacks the tensor-core instruction that it should hold. nvcc is found as build.rs finds it: NVCC, CUDA_HOME, PATH,
+target/cuda.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = ROOT / "benches/results/kernels.md"
+TARGETS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"]
+NO_SPILLS = ("matmul", "attention", "rmsnorm", "adamw")
+# Files whose every kernel, but for those named, multiplies on tensor cores.
+TENSOR_CORES = {"matmul": [], "attention": ["attention_combine"], "attention_backward": ["attention_delta"]}
+
+
+def nvcc():
+    home = os.environ.get("CUDA_HOME")
+    candidates = [os.environ.get("NVCC"), home and f"{home}/bin/nvcc", shutil.which("nvcc")]
+    candidates.append(str(ROOT / "target/cuda/nvidia/cu13/bin/nvcc"))
+    for candidate in candidates:
+        if candidate and pathlib.Path(candidate).is_file():
+            return pathlib.Path(candidate)
+    sys.exit("kernel-table: no nvcc: set NVCC or CUDA_HOME, put it on PATH, or run scripts/cuda-toolkit.sh target/cuda")
+
+
+def compile_kernel(compiler, source, target, folder):
+    """Registers, shared bytes and spilled bytes of each kernel; problems with its machine code."""
+    cubin = folder / f"{source.stem}.{target}.cubin"
+    command = [compiler, "-cubin", "-std=c++17", "-O3", "-Werror=all-warnings", "-Xptxas", "-v", "-o", cubin, source]
+    command += [f"-arch={target}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        return {}, [f"{source.name} for {target}: {result.stderr.strip()}"]
+    rows, problems = {}, []
+    for part in re.split(r"Compiling entry function '", result.stderr)[1:]:
+        name = part.split("'")[0]
+        registers = int(re.search(r"Used (\d+) registers", part)[1])
+        shared = re.search(r"(\d+) bytes smem", part)
+        spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", part))
+        rows[name] = (registers, int(shared[1]) if shared else 0, spills)
+        if spills and name.startswith(NO_SPILLS):
+            problems.append(f"{name} for {target} spills {spills} bytes")
+    if source.stem in TENSOR_CORES:
+        dump = subprocess.run([compiler.parent / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True)
+        for part in dump.stdout.split("Function : ")[1:]:
+            name = part.split()[0]
+            if name not in TENSOR_CORES[source.stem] and "HMMA" not in part:
+                problems.append(f"{name} for {target} has no HMMA instruction")
+    return rows, problems
+
+
+def table(results):
+    lines = [
+        "# Kernels as compiled",
+        "",
+        "Registers of a thread / bytes of static shared memory of a block / bytes spilled, from `ptxas -v` of CUDA 13.0.",
+        "Made by `scripts/kernel-table.py --write`; CI fails when it is stale.",
+        "",
+        "| kernel | " + " | ".join(TARGETS) + " |",
+        "|-|" + "-|" * len(TARGETS),
+    ]
+    for kernel in sorted({name for rows in results.values() for name in rows}):
+        cells = ["{} / {} / {}".format(*results[target][kernel]) for target in TARGETS]
+        lines.append(f"| {kernel} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    compiler, sources = nvcc(), sorted((ROOT / "kernels").glob("*.cu"))
+    results, problems = {target: {} for target in TARGETS}, []
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {
+            pool.submit(compile_kernel, compiler, source, target, pathlib.Path(folder)): target
+            for source in sources
+            for target in TARGETS
+        }
+        for job in concurrent.futures.as_completed(jobs):
+            rows, found = job.result()
+            results[jobs[job]].update(rows)
+            problems += found
+    if problems:
+        sys.exit("kernel-table: " + "\nkernel-table: ".join(sorted(problems)))
+    made = table(results)
+    if sys.argv[1:] == ["--write"]:
+        TABLE.write_text(made)
+    elif not TABLE.is_file() or TABLE.read_text() != made:
+        sys.exit(f"kernel-table: {TABLE.relative_to(ROOT)} is stale: run scripts/kernel-table.py --write and look at the difference")
+    print(f"kernel-table: {len(sources)} files for {len(TARGETS)} targets, no forbidden spills, tensor cores in use")
+
+
+if __name__ == "__main__":
+    main()
