@@ -279,3 +279,13 @@ typedef struct attention_backward_params {
     uint32_t tokens, n_heads, n_kv_heads, head_dim;
     float scale;
 } attention_backward_params;
+
+// divergence: kl[t] = KL(softmax(logits_p[t]) || softmax(logits_q[t])), agree[t] = 1 where the largest logits have the same id.
+// Grid: rows. Block: ROW_THREADS.
+typedef struct divergence_params {
+    float* kl;     // [rows]
+    float* agree;  // [rows]
+    const float* logits_p;  // [rows, vocab]
+    const float* logits_q;
+    uint32_t vocab;
+} divergence_params;

@@ -563,6 +563,25 @@ const _: () = {
     ["Offset of field: attention_backward_params::scale"]
         [::core::mem::offset_of!(attention_backward_params, scale) - 104usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct divergence_params {
+    pub kl: *mut f32,
+    pub agree: *mut f32,
+    pub logits_p: *const f32,
+    pub logits_q: *const f32,
+    pub vocab: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of divergence_params"][::core::mem::size_of::<divergence_params>() - 40usize];
+    ["Alignment of divergence_params"][::core::mem::align_of::<divergence_params>() - 8usize];
+    ["Offset of field: divergence_params::kl"][::core::mem::offset_of!(divergence_params, kl) - 0usize];
+    ["Offset of field: divergence_params::agree"][::core::mem::offset_of!(divergence_params, agree) - 8usize];
+    ["Offset of field: divergence_params::logits_p"][::core::mem::offset_of!(divergence_params, logits_p) - 16usize];
+    ["Offset of field: divergence_params::logits_q"][::core::mem::offset_of!(divergence_params, logits_q) - 24usize];
+    ["Offset of field: divergence_params::vocab"][::core::mem::offset_of!(divergence_params, vocab) - 32usize];
+};
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for bf16 {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
@@ -611,3 +630,5 @@ unsafe impl cudarc::driver::DeviceRepr for grad_norm_params {}
 unsafe impl cudarc::driver::DeviceRepr for adamw_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for attention_backward_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for divergence_params {}

@@ -1,6 +1,6 @@
-//! Kernels over rows of logits: log-probabilities, cross-entropy.
+//! Kernels over rows of logits: log-probabilities, cross-entropy, divergence.
 
-use crate::abi::{IGNORED_TARGET, ROW_THREADS, cross_entropy_params, log_probs_params};
+use crate::abi::{IGNORED_TARGET, ROW_THREADS, cross_entropy_params, divergence_params, log_probs_params};
 use crate::gpu::{Gpu, in_every_schedule};
 use crate::numbers::{BF16, F32, assert_within, random, wide, wide32};
 
@@ -67,4 +67,46 @@ fn impossible_tokens_and_nan_are_kept_apart() {
     gpu.launch("log_probs", (2, 1, 1), ROW_THREADS, 0, &params);
     let out = gpu.download(&out);
     assert!((out[0] + std::f32::consts::LN_2).abs() < 1e-6 && out[1].is_nan(), "{out:?}");
+}
+
+#[test]
+fn divergence_and_agreement_equal_f64() {
+    let gpu = Gpu::get();
+    for vocab in [1usize, 251, 5000] {
+        let rows = 4;
+        let scaled = |seed| -> Vec<f32> { random(rows * vocab, seed).iter().map(|x| 6.0 * x).collect() };
+        let (p, mut q) = (scaled(1), scaled(2));
+        // A model does not diverge from itself.
+        q[..vocab].copy_from_slice(&p[..vocab]);
+        let (p_d, q_d) = (gpu.upload(&p), gpu.upload(&q));
+        let (kl, agree) = in_every_schedule(|| {
+            let (kl, agree) = (gpu.fresh::<f32>(rows), gpu.fresh::<f32>(rows));
+            let params = divergence_params {
+                kl: kl.ptr(),
+                agree: agree.ptr(),
+                logits_p: p_d.ptr(),
+                logits_q: q_d.ptr(),
+                vocab: vocab as u32,
+            };
+            gpu.launch("divergence", (rows as u32, 1, 1), ROW_THREADS, 0, &params);
+            (gpu.download(&kl), gpu.download(&agree))
+        });
+        let log_softmax = |row: &[f64]| -> Vec<f64> {
+            let lse = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+            row.iter().map(|x| x - lse).collect()
+        };
+        let top = |row: &[f64]| (0..vocab).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("an id");
+        let (p, q) = (wide32(&p), wide32(&q));
+        for (t, (p, q)) in p.chunks(vocab).zip(q.chunks(vocab)).enumerate() {
+            let (p, q) = (log_softmax(p), log_softmax(q));
+            let want: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+            // Logarithms below 21 round four times, exponentials by that and four more; the share of a thread and 13 sums.
+            let steps = (vocab.div_ceil(ROW_THREADS as usize) + 13) as f64 + 21.0 * 8.0;
+            let size: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (1.0 + (p - q).abs()) + q.exp()).sum();
+            let error = (f64::from(kl[t]) - want).abs();
+            assert!(error <= steps * F32 * size, "{vocab}, row {t}: {} for {want}", kl[t]);
+            assert_eq!(agree[t], f32::from(top(&p) == top(&q)), "{vocab}, row {t}");
+        }
+        assert_eq!((kl[0], agree[0]), (0.0, 1.0));
+    }
 }

@@ -121,10 +121,13 @@ fn exact(before: &[Vec<f32>; 4], decayed: bool) -> [Vec<f64>; 3] {
     [p, m, v]
 }
 
+/// Master, copy, m and v.
+type After = (Vec<f32>, Vec<u16>, Vec<f32>, Vec<f32>);
+
 #[test]
 fn masters_and_states_equal_f64_and_copies_are_rounded() {
     let gpu = Gpu::get();
-    let run = || -> Vec<(Vec<f32>, Vec<u16>, Vec<f32>, Vec<f32>)> {
+    let run = || -> Vec<After> {
         let parameters: Vec<Parameter> =
             SIZES.iter().zip(1..).map(|(&n, seed)| Parameter::new(n, seed, true)).collect();
         step(&parameters, 0);
