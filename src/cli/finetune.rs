@@ -1,6 +1,6 @@
 //! `ratoon finetune`.
 
-use super::Context;
+use super::{Context, Precision};
 use ratoon::Result;
 use ratoon::model::adapter::LoraConfig;
 use ratoon::model::{Projection, Recompute, source};
@@ -123,6 +123,9 @@ pub struct Args {
     /// Steps between log lines.
     #[arg(long, default_value_t = 1)]
     logging_steps: u64,
+    /// Inputs of matrix products and attention: bf16 (sums, weights, gradients and optimiser in f32), or f32 throughout.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    compute: Precision,
     /// What the backward pass computes again [default: none if memory allows].
     #[arg(long, value_enum)]
     recompute: Option<Recompute>,
@@ -137,11 +140,12 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let plan_only = args.plan;
+    let device = context.device.clone().with_compute(args.compute.into());
     let options = options(args)?;
     if plan_only {
         return print_plan(&train::prepare(&options)?, context.json);
     }
-    let report = train::finetune(&context.device, &options)?;
+    let report = train::finetune(&device, &options)?;
     print(&report, context.json);
     Ok(())
 }

@@ -119,7 +119,7 @@ impl Device {
         matches!(self.backend, Backend::Cpu)
     }
 
-    /// Element type of activations, their gradients, keys and values: F32 on the CPU, BF16 on a card.
+    /// Element type of activations and their gradients: F32 on the CPU, BF16 on a card.
     pub fn activation(&self) -> DType {
         match &self.backend {
             Backend::Cpu => DType::F32,
@@ -161,6 +161,14 @@ impl Device {
             Backend::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => cuda.book_times(&self.ledger),
+        }
+    }
+
+    /// Element type of cached keys and values: what attention rounds them to anyway.
+    pub fn kv_cache(&self) -> DType {
+        match self.compute {
+            Compute::F32 => self.activation(),
+            Compute::Bf16 => DType::BF16,
         }
     }
 

@@ -1,9 +1,8 @@
 //! Causal attention over packed sequences, with grouped queries (Ainslie et al. 2023).
 
 use super::check;
-use super::flash::{self, QueryBlock};
+use super::flash::{self, QueryBlock, Rows};
 use super::parallel::{self, Shared};
-use super::simd::dispatch;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -38,6 +37,9 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
 /// A sequence's result has the same bits whatever is packed beside it, and the same as [`paged_attention`] gives.
 /// Absolute error below `2^-22 * (head_dim * max|q k| + 4) * max|v|`. Scratch: about 0.1 MB a thread.
 ///
+/// With [`Compute::Bf16`](crate::device::Compute::Bf16) queries (after scaling), keys, weights and values are rounded to bf16: each score is off by up to
+/// `2^-7 * sum |q k|`, the output by as much of `max|v|` and `2^-7 * max|v|` more.
+///
 /// [`paged_attention`]: super::paged_attention::paged_attention
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
@@ -60,7 +62,7 @@ pub fn attention(
     check("attention", "lse", lse, DType::F32, &[tokens, n_heads])?;
     let offsets = check_offsets("attention", cu_seqlens, tokens)?;
     let _span = dev.span(Op::Attention, cost(offsets, heads));
-    let (q, k, v) = (q.f32(), k.f32(), v.f32());
+    let (q, k, v) = (q.f32(), Rows::of(k), Rows::of(v));
     let (y, lse) = (Shared::new(y.f32_mut()), Shared::new(lse.f32_mut()));
     let step = flash::tokens_per_block(n_heads / n_kv_heads);
     let blocks = offsets.windows(2).flat_map(|w| {
@@ -70,7 +72,7 @@ pub fn attention(
         firsts.flat_map(move |first| (0..n_kv_heads).map(move |kv_head| (start, first, step.min(end - first), kv_head)))
     });
     parallel::for_each(blocks, |(start, first_row, tokens, kv_head)| {
-        dispatch(QueryBlock {
+        let block = QueryBlock {
             heads,
             kv_head,
             first_row,
@@ -82,7 +84,8 @@ pub fn attention(
             row_of: |position: usize| start + position,
             y,
             lse: Some(lse),
-        });
+        };
+        block.attend(dev.compute());
     });
     Ok(())
 }

@@ -4,10 +4,11 @@ use super::attention::{Heads, check_heads, check_offsets, cost as forward_cost};
 use super::check;
 use super::flash::{KEYS, STRIP, copy_scaled, tokens_per_block, transpose_keys};
 use super::parallel::{self, Shared};
+use super::rounding::bf16_value;
 use super::scratch::Scratch;
 use super::simd::matrix::{Size, View, product};
 use super::simd::{Kernel, LANES, Simd, dispatch, padded};
-use crate::device::{Cost, DType, Device, Op, Tensor};
+use crate::device::{Compute, Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 use std::ops::Range;
 
@@ -27,6 +28,8 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
 /// `q`, `y`, `dy`, `dq`: F32 `[tokens, n_heads * head_dim]`; `k`, `v`, `dk`, `dv`: F32 `[tokens, n_kv_heads * head_dim]`;
 /// `lse`: F32 `[tokens, n_heads]` of the forward pass; `cu_seqlens` as there. `dk` and `dv` are summed over the query heads
 /// of a group. A sequence's gradients have the same bits whatever is packed beside it and however many threads run.
+/// With [`Compute::Bf16`] the scores are computed again from queries and keys rounded as in the forward pass, so that the
+/// weights are those of `lse`; the products are f32.
 /// Scratch: at most three times the size of `dq` (sequences up to 512 tokens: none), and 0.7 MB a thread and 512 keys.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward(
@@ -73,7 +76,8 @@ pub fn attention_backward(
         let keys = start + i * span..end.min(start + (i + 1) * span);
         // The first span sees every query and writes `dq` itself; the others each have a partial sum of their own.
         let (dq, base) = if i == 0 { (dq, 0) } else { (partials, (i - 1) * n) };
-        dispatch(KeySpan { heads, kv_head, keys, end, q, k, v, y, dy, lse, dq, base, dk, dv });
+        let round = dev.compute() == Compute::Bf16;
+        dispatch(KeySpan { round, heads, kv_head, keys, end, q, k, v, y, dy, lse, dq, base, dk, dv });
     });
     let rows = offsets.windows(2).flat_map(|w| {
         let (start, end) = (w[0] as usize, w[1] as usize);
@@ -103,6 +107,8 @@ fn keys_per_span(sequence: usize) -> usize {
 
 /// Some keys of one sequence and one key/value head, against all queries from the first of them on.
 struct KeySpan<'a> {
+    /// Rounds queries and keys to bf16.
+    round: bool,
     heads: Heads,
     kv_head: usize,
     /// Rows of the keys.
@@ -163,6 +169,9 @@ impl Kernel for KeySpan<'_> {
                 copy_scaled(&mut k[j * width..(j + 1) * width], &self.k[at..at + head_dim], 1.0);
                 copy_scaled(&mut v[j * width..(j + 1) * width], &self.v[at..at + head_dim], 1.0);
             }
+            if self.round {
+                k.iter_mut().for_each(|k| *k = bf16_value(*k));
+            }
             // SAFETY: blocks of KEYS x width floats each; inside `dispatch`.
             unsafe {
                 transpose_keys::<S>(k_t[b * block..].as_mut_ptr(), k.as_ptr(), KEYS, width);
@@ -179,6 +188,9 @@ impl Kernel for KeySpan<'_> {
                 let (y, dy_row) = (&self.y[at..at + head_dim], &self.dy[at..at + head_dim]);
                 copy_scaled(&mut q[r * width..(r + 1) * width], &self.q[at..at + head_dim], scale);
                 copy_scaled(&mut dy[r * width..(r + 1) * width], dy_row, 1.0);
+                if self.round {
+                    q[r * width..(r + 1) * width].iter_mut().for_each(|q| *q = bf16_value(*q));
+                }
                 lse[r] = self.lse[head_row(r)];
                 // SAFETY: inside `dispatch`.
                 delta[r] = unsafe { dot::<S>(dy_row, y) };
@@ -203,8 +215,8 @@ impl Kernel for KeySpan<'_> {
                         let size = Size { m, n: padded(seen), k: width };
                         let view = |x: &[f32]| View { data: x[r0 * width..].as_ptr(), row: width, column: 1 };
                         let (p, ds) = (p[r0 * KEYS..].as_mut_ptr(), ds[r0 * KEYS..].as_mut_ptr());
-                        product::<S>(p, KEYS, view(q), k_t[at..].as_ptr(), KEYS, size, false);
-                        product::<S>(ds, KEYS, view(dy), v_t[at..].as_ptr(), KEYS, size, false);
+                        product::<S, false>(p, KEYS, view(q), k_t[at..].as_ptr(), KEYS, size, false);
+                        product::<S, false>(ds, KEYS, view(dy), v_t[at..].as_ptr(), KEYS, size, false);
                         for i in 0..m {
                             let r = r0 + i;
                             let visible = n.min(first + r / group + 1 - start);
@@ -217,7 +229,15 @@ impl Kernel for KeySpan<'_> {
                         }
                         let a = View { data: ds, row: KEYS, column: 1 };
                         let size = Size { m, n: width, k: seen };
-                        product::<S>(dq[r0 * width..].as_mut_ptr(), width, a, k[at..].as_ptr(), width, size, true);
+                        product::<S, false>(
+                            dq[r0 * width..].as_mut_ptr(),
+                            width,
+                            a,
+                            k[at..].as_ptr(),
+                            width,
+                            size,
+                            true,
+                        );
                     }
                     let strip = if full { n } else { STRIP };
                     for j in (0..n).step_by(strip) {
@@ -229,8 +249,8 @@ impl Kernel for KeySpan<'_> {
                         let size = Size { m: strip.min(n - j), n: width, k: rows - r0 };
                         let view = |x: &[f32]| View { data: x[r0 * KEYS + j..].as_ptr(), row: 1, column: KEYS };
                         let (dv, dk) = (dv[at + j * width..].as_mut_ptr(), dk[at + j * width..].as_mut_ptr());
-                        product::<S>(dv, width, view(p), dy[r0 * width..].as_ptr(), width, size, true);
-                        product::<S>(dk, width, view(ds), q[r0 * width..].as_ptr(), width, size, true);
+                        product::<S, false>(dv, width, view(p), dy[r0 * width..].as_ptr(), width, size, true);
+                        product::<S, false>(dk, width, view(ds), q[r0 * width..].as_ptr(), width, size, true);
                     }
                 }
             }

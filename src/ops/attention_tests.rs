@@ -3,8 +3,9 @@
 use super::attention::{Heads, attention, cost};
 use super::attention_backward::attention_backward;
 use super::paged_attention::{PagedBatch, kv_store, paged_attention};
-use super::testing::{assert_close, assert_derivative, bits, random_tensor, unwritten, wide};
-use crate::device::{Device, Op, Tensor};
+use super::rounding::bf16_value;
+use super::testing::{assert_close, assert_derivative, bits, random_tensor, to_bf16, unwritten, wide};
+use crate::device::{Compute, DType, Device, Op, Tensor};
 
 /// Head counts with 1, 3, 4 and 8 queries to a key, head sizes with and without whole vectors.
 const SHAPES: [(usize, usize, usize); 6] = [(2, 2, 16), (3, 1, 64), (8, 2, 12), (8, 1, 80), (4, 4, 128), (9, 3, 64)];
@@ -152,6 +153,28 @@ fn attention_is_the_softmax_average_of_the_values_before() {
 }
 
 #[test]
+fn attention_of_bf16_is_that_of_the_rounded_inputs_up_to_the_rounding_of_the_weights() {
+    let dev = Device::cpu().with_compute(Compute::Bf16);
+    for shape in SHAPES {
+        for lengths in [&[1][..], &[5, 1, 70, 33], &[200]] {
+            let case = Case::new(heads(shape), lengths);
+            let (y, lse) = case.forward(&dev);
+            let mut reference = case.reference();
+            let scale = 1.0 / (case.heads.head_dim as f32).sqrt();
+            let root = (case.heads.head_dim as f64).sqrt();
+            reference.q = case.q.f32().iter().map(|q| f64::from(bf16_value(q * scale)) * root).collect();
+            reference.k = wide(&case.k.f32().iter().map(|&k| bf16_value(k)).collect::<Vec<_>>());
+            reference.v = wide(&case.v.f32().iter().map(|&v| bf16_value(v)).collect::<Vec<_>>());
+            let (want_y, want_lse) = reference.forward();
+            let largest = case.v.f32().iter().fold(0.0f32, |max, v| max.max(v.abs()));
+            let weights = 2f64.powi(-9) * f64::from(largest);
+            assert_close(&format!("{shape:?} {lengths:?} y"), y.f32(), &want_y, weights + TOLERANCE);
+            assert_close(&format!("{shape:?} {lengths:?} lse"), lse.f32(), &want_lse, TOLERANCE);
+        }
+    }
+}
+
+#[test]
 fn attention_gradients_equal_the_f64_formula() {
     for shape in SHAPES {
         for lengths in [&[1][..], &[5, 1, 70, 33], &[200]] {
@@ -189,12 +212,17 @@ fn the_f64_formula_is_the_derivative_of_the_forward_pass() {
 
 #[test]
 fn a_packed_sequence_gives_the_bits_that_it_gives_alone() {
-    let dev = Device::cpu();
+    for compute in [Compute::F32, Compute::Bf16] {
+        packed_is_alone(&Device::cpu().with_compute(compute));
+    }
+}
+
+fn packed_is_alone(dev: &Device) {
     let case = Case::new(heads((9, 3, 64)), &[37, 1, 600, 65]);
-    let ((y, lse), grads) = (case.forward(&dev), case.backward(&dev));
+    let ((y, lse), grads) = (case.forward(dev), case.backward(dev));
     for s in 0..4 {
         let alone = case.only(s);
-        let (y_alone, lse_alone) = alone.forward(&dev);
+        let (y_alone, lse_alone) = alone.forward(dev);
         let rows = case.cu_seqlens.u32()[s] as usize..case.cu_seqlens.u32()[s + 1] as usize;
         let same = |packed: &Tensor, alone: &Tensor| {
             let width = packed.row_len();
@@ -202,7 +230,7 @@ fn a_packed_sequence_gives_the_bits_that_it_gives_alone() {
         };
         same(&y, &y_alone);
         same(&lse, &lse_alone);
-        grads.iter().zip(&alone.backward(&dev)).for_each(|(packed, alone)| same(packed, alone));
+        grads.iter().zip(&alone.backward(dev)).for_each(|(packed, alone)| same(packed, alone));
     }
 }
 
@@ -218,15 +246,17 @@ fn gradients_do_not_depend_on_the_number_of_threads() {
 
 /// Runs the sequences through pages in steps of at most `chunk` tokens, all sequences beside each other, and gives `y`
 /// in packed order.
-fn paged(case: &Case, lengths: &[usize], chunk: usize, page_size: usize, together: bool) -> Vec<f32> {
-    let dev = Device::cpu();
+fn paged(dev: &Device, case: &Case, lengths: &[usize], chunk: usize, page_size: usize, together: bool) -> Vec<f32> {
     let (offsets, width, kv) = (case.cu_seqlens.u32(), case.q.row_len(), case.k.row_len());
     let max_pages = lengths.iter().max().unwrap().div_ceil(page_size);
     let pages = lengths.len() * max_pages;
     // Pages are handed out backwards and interleaved, so that neighbours in position are not neighbours in memory.
     let page = |s: usize, i: usize| (pages - 1 - (i * lengths.len() + s)) as u32;
-    let mut k_pages = random_tensor(&[pages * page_size, kv], 77);
-    let mut v_pages = random_tensor(&[pages * page_size, kv], 78);
+    let pool = |seed| {
+        let pool = random_tensor(&[pages * page_size, kv], seed);
+        if dev.kv_cache() == DType::BF16 { to_bf16(&pool) } else { pool }
+    };
+    let (mut k_pages, mut v_pages) = (pool(77), pool(78));
     let mut out = vec![f32::NAN; case.q.elements()];
     let groups: Vec<Vec<usize>> =
         if together { vec![(0..lengths.len()).collect()] } else { (0..lengths.len()).map(|s| vec![s]).collect() };
@@ -251,14 +281,14 @@ fn paged(case: &Case, lengths: &[usize], chunk: usize, page_size: usize, togethe
                 Tensor::from_f32(&values, &[rows.len(), w])
             };
             let (q, k, v) = (gather(&case.q), gather(&case.k), gather(&case.v));
-            kv_store(&dev, &mut k_pages, &mut v_pages, &k, &v, &Tensor::from_u32(&slots)).unwrap();
-            let mut page_table = Tensor::zeros(&[active.len(), max_pages], crate::device::DType::U32);
+            kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &Tensor::from_u32(&slots)).unwrap();
+            let mut page_table = Tensor::zeros(&[active.len(), max_pages], DType::U32);
             page_table.u32_mut().copy_from_slice(&table);
             let (cu_seqlens, context_lens) = (Tensor::from_u32(&cu), Tensor::from_u32(&lens));
             let batch =
                 PagedBatch { cu_seqlens: &cu_seqlens, context_lens: &context_lens, page_table: &page_table, page_size };
             let mut y = unwritten(q.shape());
-            paged_attention(&dev, &mut y, &q, &k_pages, &v_pages, &batch, case.heads).unwrap();
+            paged_attention(dev, &mut y, &q, &k_pages, &v_pages, &batch, case.heads).unwrap();
             for (y, r) in y.f32().chunks(width).zip(&rows) {
                 out[r * width..(r + 1) * width].copy_from_slice(y);
             }
@@ -273,12 +303,16 @@ fn pages_chunks_and_batch_do_not_change_a_bit() {
     for shape in [(9, 3, 64), (4, 4, 12), (8, 1, 80)] {
         let lengths = [70, 1, 133, 64];
         let case = Case::new(heads(shape), &lengths);
-        let want = bits(case.forward(&Device::cpu()).0.f32());
-        for (chunk, page_size, together) in
-            [(1, 16, true), (7, 1, true), (64, 100, false), (200, 16, true), (33, 64, true)]
-        {
-            let got = bits(&paged(&case, &lengths, chunk, page_size, together));
-            assert!(got == want, "{shape:?}: chunks of {chunk}, pages of {page_size}, together: {together}");
+        for compute in [Compute::F32, Compute::Bf16] {
+            let dev = Device::cpu().with_compute(compute);
+            let want = bits(case.forward(&dev).0.f32());
+            for (chunk, page_size, together) in
+                [(1, 16, true), (7, 1, true), (64, 100, false), (200, 16, true), (33, 64, true)]
+            {
+                let got = bits(&paged(&dev, &case, &lengths, chunk, page_size, together));
+                let place = format!("{compute} {shape:?}: chunks of {chunk}, pages of {page_size}");
+                assert!(got == want, "{place}, together: {together}");
+            }
         }
     }
 }

@@ -5,12 +5,18 @@
 //! The query heads that share a key/value head are rows of one block, token-major: row `r` is token `r / group`, head
 //! `r % group`. Keys come in blocks of 64 counted from the start of the sequence. What a row goes through depends on its
 //! own position alone: a masked score becomes a weight of exactly 0, and adding 0 changes nothing.
+//!
+//! With `BF16`, the inputs of both products (scaled queries and keys, weights and values) are rounded to bf16 and multiplied
+//! in pairs; scores, maxima, sums and outputs are f32 as ever.
 
 use super::attention::Heads;
 use super::parallel::Shared;
+use super::rounding::bf16_bits;
 use super::scratch::Scratch;
 use super::simd::matrix::{Size, View, product};
-use super::simd::{Kernel, LANES, Simd, padded};
+use super::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot, padded};
+use crate::device::{Compute, DType, Tensor};
+use half::bf16;
 
 /// Keys of one step of the online softmax. Part of the result's definition: another value gives another rounding.
 pub(super) const KEYS: usize = 64;
@@ -21,6 +27,83 @@ pub(super) const STRIP: usize = 8;
 /// Tokens of one block of queries: enough rows to make up for copying and transposing the keys.
 pub(super) fn tokens_per_block(group: usize) -> usize {
     if group == 1 { 64 } else { 32 }
+}
+
+/// Rows of keys or values.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of an F32 or BF16 tensor.
+    pub(super) fn of(t: &'a Tensor) -> Rows<'a> {
+        if t.dtype() == DType::BF16 { Rows::Bf16(t.bf16()) } else { Rows::F32(t.f32()) }
+    }
+
+    /// Elements `at ..`, as many as `to` has room for, as f32; the rest of `to` is filled with zeros.
+    #[inline(always)]
+    fn widen(self, to: &mut [f32], at: usize, n: usize) {
+        match self {
+            Rows::F32(x) => copy_scaled(to, &x[at..at + n], 1.0),
+            Rows::Bf16(x) => {
+                let (body, tail) = to.split_at_mut(n);
+                for (to, from) in body.iter_mut().zip(&x[at..at + n]) {
+                    *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+                }
+                tail.fill(0.0);
+            }
+        }
+    }
+
+    /// Elements `at .. at + n` as bf16, padded with zeros.
+    #[inline(always)]
+    fn round(self, to: &mut [f32], at: usize, n: usize) {
+        match self {
+            Rows::F32(x) => round_scaled(to, &x[at..at + n], 1.0),
+            Rows::Bf16(x) => {
+                let (body, tail) = bytemuck::cast_slice_mut::<f32, bf16>(to).split_at_mut(n);
+                body.copy_from_slice(&x[at..at + n]);
+                tail.fill(bf16::ZERO);
+            }
+        }
+    }
+
+    /// Elements `even ..` and `odd ..` as pairs, padded with zeros.
+    #[inline(always)]
+    fn pair(self, to: &mut [f32], even: usize, odd: Option<usize>, n: usize) {
+        let (body, tail) = bytemuck::cast_slice_mut::<f32, u32>(to).split_at_mut(n);
+        tail.fill(0);
+        match (self, odd) {
+            (Rows::F32(x), Some(odd)) => {
+                for ((to, even), odd) in body.iter_mut().zip(&x[even..even + n]).zip(&x[odd..odd + n]) {
+                    *to = u32::from(bf16_bits(*even)) | u32::from(bf16_bits(*odd)) << 16;
+                }
+            }
+            (Rows::Bf16(x), Some(odd)) => {
+                for ((to, even), odd) in body.iter_mut().zip(&x[even..even + n]).zip(&x[odd..odd + n]) {
+                    *to = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+                }
+            }
+            (Rows::F32(x), None) => {
+                body.iter_mut().zip(&x[even..even + n]).for_each(|(to, x)| *to = u32::from(bf16_bits(*x)));
+            }
+            (Rows::Bf16(x), None) => {
+                body.iter_mut().zip(&x[even..even + n]).for_each(|(to, x)| *to = u32::from(x.to_bits()));
+            }
+        }
+    }
+}
+
+/// Rounds `head_dim` floats times `scale` to bf16 and pads with zeros.
+#[inline(always)]
+fn round_scaled(to: &mut [f32], from: &[f32], scale: f32) {
+    let (body, tail) = bytemuck::cast_slice_mut::<f32, u16>(to).split_at_mut(from.len());
+    for (to, from) in body.iter_mut().zip(from) {
+        *to = bf16_bits(from * scale);
+    }
+    tail.fill(0);
 }
 
 /// Some consecutive tokens of one sequence, and one key/value head with its query heads.
@@ -38,9 +121,9 @@ pub(super) struct QueryBlock<'a, Row> {
     /// Queries, `[rows, n_heads * head_dim]`.
     pub q: &'a [f32],
     /// Keys, `[_, n_kv_heads * head_dim]`.
-    pub k: &'a [f32],
+    pub k: Rows<'a>,
     /// Values, as the keys.
-    pub v: &'a [f32],
+    pub v: Rows<'a>,
     /// Where the key and value of a position lie: a row of `k` and `v`.
     pub row_of: Row,
     /// Output, as `q`. Only this block's tokens and heads are touched.
@@ -72,14 +155,30 @@ pub(super) unsafe fn transpose_keys<S: Simd>(to: *mut f32, from: *const f32, row
     }
 }
 
-impl<Row: Fn(usize) -> usize> Kernel for QueryBlock<'_, Row> {
+impl<Row: Fn(usize) -> usize> QueryBlock<'_, Row> {
+    /// Computes the block's outputs.
+    pub(super) fn attend(self, compute: Compute) {
+        match compute {
+            Compute::F32 => dispatch(Attend::<_, false>(self)),
+            Compute::Bf16 => dispatch_dot(Attend::<_, true>(self)),
+        }
+    }
+}
+
+struct Attend<Block, const BF16: bool>(Block);
+
+impl<Row: Fn(usize) -> usize, const BF16: bool> Kernel for Attend<QueryBlock<'_, Row>, BF16> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Heads { n_heads, n_kv_heads, head_dim } = self.heads;
+        let block = self.0;
+        let Heads { n_heads, n_kv_heads, head_dim } = block.heads;
         let group = n_heads / n_kv_heads;
-        let (rows, width) = (self.tokens * group, padded(head_dim));
+        let rows = block.tokens * group;
+        let width = if BF16 { head_dim.next_multiple_of(2 * LANES) } else { padded(head_dim) };
+        // Floats of a row of queries or keys, and steps of the reduction over them.
+        let features = if BF16 { width / 2 } else { width };
         let mut scratch = Scratch::new(rows * (2 * width + KEYS) + 3 * KEYS * width + 2 * rows);
         let (q, rest) = scratch.floats().split_at_mut(rows * width);
         let (o, rest) = rest.split_at_mut(rows * width);
@@ -90,43 +189,55 @@ impl<Row: Fn(usize) -> usize> Kernel for QueryBlock<'_, Row> {
         let (largest, sums) = rest.split_at_mut(rows);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let head_row =
-            |r: usize| ((self.first_row + r / group) * n_heads + self.kv_head * group + r % group) * head_dim;
+            |r: usize| ((block.first_row + r / group) * n_heads + block.kv_head * group + r % group) * head_dim;
         for (r, q) in q.chunks_exact_mut(width).enumerate() {
-            copy_scaled(q, &self.q[head_row(r)..][..head_dim], scale);
+            let from = &block.q[head_row(r)..][..head_dim];
+            if BF16 { round_scaled(&mut q[..features], from, scale) } else { copy_scaled(q, from, scale) }
         }
         o.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
 
-        let end = self.position + self.tokens;
+        let end = block.position + block.tokens;
         for start in (0..end).step_by(KEYS) {
             let n = KEYS.min(end - start);
+            let at = |j: usize| ((block.row_of)(start + j) * n_kv_heads + block.kv_head) * head_dim;
             for j in 0..n {
-                let at = ((self.row_of)(start + j) * n_kv_heads + self.kv_head) * head_dim;
-                copy_scaled(&mut keys[j * width..(j + 1) * width], &self.k[at..at + head_dim], 1.0);
-                copy_scaled(&mut values[j * width..(j + 1) * width], &self.v[at..at + head_dim], 1.0);
+                let key = &mut keys[j * features..(j + 1) * features];
+                if BF16 {
+                    block.k.round(key, at(j), head_dim);
+                } else {
+                    block.k.widen(key, at(j), head_dim);
+                    block.v.widen(&mut values[j * width..(j + 1) * width], at(j), head_dim);
+                }
             }
-            keys[n * width..padded(n) * width].fill(0.0);
+            if BF16 {
+                for j in (0..n).step_by(2) {
+                    let odd = (j + 1 < n).then(|| at(j + 1));
+                    block.v.pair(&mut values[j / 2 * width..(j / 2 + 1) * width], at(j), odd, head_dim);
+                }
+            }
+            keys[n * features..padded(n) * features].fill(0.0);
             // SAFETY: all pointers are into the parts of `scratch` sized above: `padded(n) <= KEYS` rows of keys, strips of
             // rows below `rows`. This function runs inside `dispatch`.
             unsafe {
-                transpose_keys::<S>(keys_t.as_mut_ptr(), keys.as_ptr(), padded(n), width);
+                transpose_keys::<S>(keys_t.as_mut_ptr(), keys.as_ptr(), padded(n), features);
                 // Where every row sees every key, all rows go through the product at once.
-                let step = if self.position + 1 >= start + KEYS { rows } else { STRIP.min(rows) };
+                let step = if block.position + 1 >= start + KEYS { rows } else { STRIP.min(rows) };
                 for first in (0..rows).step_by(step) {
                     let m = step.min(rows - first);
                     // Keys that the last row of the strip sees.
-                    let seen = (self.position + (first + m - 1) / group + 1).saturating_sub(start).min(n);
+                    let seen = (block.position + (first + m - 1) / group + 1).saturating_sub(start).min(n);
                     if seen == 0 {
                         continue;
                     }
                     let (scores, o) = (&mut scores[first * KEYS..], o[first * width..].as_mut_ptr());
                     let a = View { data: q[first * width..].as_ptr(), row: width, column: 1 };
-                    let size = Size { m, n: padded(seen), k: width };
-                    product::<S>(scores.as_mut_ptr(), KEYS, a, keys_t.as_ptr(), KEYS, size, false);
+                    let size = Size { m, n: padded(seen), k: features };
+                    product::<S, BF16>(scores.as_mut_ptr(), KEYS, a, keys_t.as_ptr(), KEYS, size, false);
                     for i in 0..m {
                         let r = first + i;
-                        let visible = (self.position + r / group + 1).saturating_sub(start).min(n);
+                        let visible = (block.position + r / group + 1).saturating_sub(start).min(n);
                         let row = &mut scores[i * KEYS..i * KEYS + padded(seen)];
                         row[visible..].fill(f32::NEG_INFINITY);
                         let (new, sum) = softmax_step::<S>(row, largest[r]);
@@ -140,9 +251,17 @@ impl<Row: Fn(usize) -> usize> Kernel for QueryBlock<'_, Row> {
                             largest[r] = new;
                         }
                         sums[r] += sum;
+                        if BF16 {
+                            for c in (0..row.len()).step_by(LANES) {
+                                // The first half of the floats makes room for all of the bf16, in order.
+                                let weights = S::load(row.as_ptr().add(c));
+                                S::store_bf16(row.as_mut_ptr().cast::<u16>().add(c), weights);
+                            }
+                        }
                     }
                     let a = View { data: scores.as_ptr(), row: KEYS, column: 1 };
-                    product::<S>(o, width, a, values.as_ptr(), width, Size { m, n: width, k: seen }, true);
+                    let k = if BF16 { seen.div_ceil(2) } else { seen };
+                    product::<S, BF16>(o, width, a, values.as_ptr(), width, Size { m, n: width, k }, true);
                 }
             }
         }
@@ -150,12 +269,12 @@ impl<Row: Fn(usize) -> usize> Kernel for QueryBlock<'_, Row> {
         for r in 0..rows {
             let inverse = 1.0 / sums[r];
             // SAFETY: rows and heads of this block, which no other block has.
-            let y = unsafe { self.y.range(head_row(r), head_dim) };
+            let y = unsafe { block.y.range(head_row(r), head_dim) };
             for (y, o) in y.iter_mut().zip(&o[r * width..]) {
                 // Adding 0 makes -0 a 0: how many zero weights were added must not show, not even in the sign of a zero.
                 *y = o * inverse + 0.0;
             }
-            if let Some(lse) = self.lse {
+            if let Some(lse) = block.lse {
                 // SAFETY: as above.
                 unsafe { lse.range(head_row(r) / head_dim, 1)[0] = largest[r] + sums[r].ln() };
             }

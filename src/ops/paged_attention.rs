@@ -1,10 +1,10 @@
 //! Causal attention against keys and values kept in pages, for generation: prefill and decode alike.
 
 use super::attention::{Heads, check_heads, check_offsets};
-use super::check;
-use super::flash::{self, QueryBlock};
+use super::flash::{self, QueryBlock, Rows};
 use super::parallel::{self, Shared};
-use super::simd::dispatch;
+use super::rounding::round;
+use super::{check, check_activations};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -22,7 +22,8 @@ pub struct PagedBatch<'a> {
 
 /// Writes this step's keys and values into their pages: row `t` goes to slot `slots[t]` = page * page_size + offset.
 ///
-/// `k_pages`, `v_pages`: F32 `[pages * page_size, n_kv_heads * head_dim]`; `k`, `v`: F32 `[tokens, n_kv_heads * head_dim]`.
+/// `k_pages`, `v_pages`: F32, or BF16 and then rounded, `[pages * page_size, n_kv_heads * head_dim]`; `k`, `v`: F32
+/// `[tokens, n_kv_heads * head_dim]`.
 pub fn kv_store(
     dev: &Device,
     k_pages: &mut Tensor,
@@ -34,15 +35,22 @@ pub fn kv_store(
     let (tokens, width) = (k.rows(), k.row_len());
     check("kv_store", "v", v, DType::F32, &[tokens, width])?;
     check("kv_store", "slots", slots, DType::U32, &[tokens])?;
-    check("kv_store", "k_pages", k_pages, DType::F32, &[v_pages.rows(), width])?;
-    let _span = dev.span(Op::KvStore, Cost { flops: 0, bytes: (16 * tokens * width) as u64 });
+    check_activations("kv_store", "v_pages", v_pages, &[v_pages.rows(), width])?;
+    check("kv_store", "k_pages", k_pages, v_pages.dtype(), v_pages.shape())?;
+    let element = 4 + v_pages.dtype().size();
+    let _span = dev.span(Op::KvStore, Cost { flops: 0, bytes: (2 * element * tokens * width) as u64 });
     for (t, &slot) in slots.u32().iter().enumerate() {
         if slot as usize >= k_pages.rows() {
             return Err(Error::shape("kv_store", "slots", format!("slots below {}", k_pages.rows()), slot.to_string()));
         }
         let (from, to) = (t * width..(t + 1) * width, slot as usize * width..(slot as usize + 1) * width);
-        k_pages.f32_mut()[to.clone()].copy_from_slice(&k.f32()[from.clone()]);
-        v_pages.f32_mut()[to].copy_from_slice(&v.f32()[from]);
+        for (pages, new) in [(&mut *k_pages, k), (&mut *v_pages, v)] {
+            if pages.dtype() == DType::BF16 {
+                round(&mut pages.bf16_mut()[to.clone()], &new.f32()[from.clone()]);
+            } else {
+                pages.f32_mut()[to.clone()].copy_from_slice(&new.f32()[from.clone()]);
+            }
+        }
     }
     Ok(())
 }
@@ -70,7 +78,8 @@ pub fn paged_attention(
     }
     check("paged_attention", "q", q, DType::F32, &[tokens, n_heads * head_dim])?;
     check("paged_attention", "y", y, DType::F32, q.shape())?;
-    check("paged_attention", "k_pages", k_pages, DType::F32, &[v_pages.rows(), n_kv_heads * head_dim])?;
+    check_activations("paged_attention", "v_pages", v_pages, &[v_pages.rows(), n_kv_heads * head_dim])?;
+    check("paged_attention", "k_pages", k_pages, v_pages.dtype(), v_pages.shape())?;
     check("paged_attention", "cu_seqlens", batch.cu_seqlens, DType::U32, &[sequences + 1])?;
     check("paged_attention", "context_lens", batch.context_lens, DType::U32, &[sequences])?;
     let max_pages = batch.page_table.row_len();
@@ -86,10 +95,11 @@ pub fn paged_attention(
     let context: u64 = lens.iter().map(|&n| u64::from(n)).sum();
     let cost = Cost {
         flops: 4 * pairs * (n_heads * head_dim) as u64,
-        bytes: 8 * (tokens * n_heads * head_dim) as u64 + 8 * context * (n_kv_heads * head_dim) as u64,
+        bytes: 8 * (tokens * n_heads * head_dim) as u64
+            + 2 * (v_pages.dtype().size() * n_kv_heads * head_dim) as u64 * context,
     };
     let _span = dev.span(Op::PagedAttention, cost);
-    let (q, k, v, y) = (q.f32(), k_pages.f32(), v_pages.f32(), Shared::new(y.f32_mut()));
+    let (q, k, v, y) = (q.f32(), Rows::of(k_pages), Rows::of(v_pages), Shared::new(y.f32_mut()));
     let (page_size, page_table) = (batch.page_size, batch.page_table.u32());
     let step = flash::tokens_per_block(n_heads / n_kv_heads);
     let blocks = (0..sequences).flat_map(|s| {
@@ -99,7 +109,7 @@ pub fn paged_attention(
     });
     parallel::for_each(blocks, |(s, first_row, tokens, kv_head)| {
         let pages = &page_table[s * max_pages..(s + 1) * max_pages];
-        dispatch(QueryBlock {
+        let block = QueryBlock {
             heads,
             kv_head,
             first_row,
@@ -111,7 +121,8 @@ pub fn paged_attention(
             row_of: |position: usize| pages[position / page_size] as usize * page_size + position % page_size,
             y,
             lse: None,
-        });
+        };
+        block.attend(dev.compute());
     });
     Ok(())
 }

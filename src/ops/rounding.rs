@@ -15,6 +15,12 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
     (if normal { nearest } else { special }) as u16
 }
 
+/// `x` rounded as [`bf16_bits`], as f32.
+#[inline(always)]
+pub(crate) fn bf16_value(x: f32) -> f32 {
+    f32::from_bits(u32::from(bf16_bits(x)) << 16)
+}
+
 /// `y[i] = x[i]` rounded. Equal lengths.
 pub(crate) fn round(y: &mut [bf16], x: &[f32]) {
     dispatch(Round { y, x });

@@ -112,7 +112,7 @@ pub fn prepare(options: &FinetuneOptions) -> Result<Prepared> {
 /// [`Error::NotFinite`] when loss or gradients diverge, [`Error::Interrupted`] after a signal, with a checkpoint written.
 pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneReport> {
     let prepared = prepare(options)?;
-    let settings = settings(options, &prepared.sequences)?;
+    let settings = settings(dev, options, &prepared.sequences)?;
     let _lock = OutputLock::acquire(&options.output)?;
     if let Some(report) = start_output(options, &settings)? {
         return Ok(report);
@@ -170,8 +170,9 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
 }
 
 /// The decisive settings with fingerprints of model, tokens and initial adapter.
-fn settings(options: &FinetuneOptions, sequences: &[Sequence]) -> Result<Map<String, Value>> {
+fn settings(dev: &Device, options: &FinetuneOptions, sequences: &[Sequence]) -> Result<Map<String, Value>> {
     let mut settings = options.decisive();
+    settings.insert("compute".into(), json!(dev.compute()));
     let mut hash = Sha256::new();
     for sequence in sequences {
         hash.update((sequence.ids.len() as u64).to_le_bytes());

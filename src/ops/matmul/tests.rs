@@ -4,7 +4,7 @@ use super::blocked::{Operand, Product};
 use super::pack::{Left, Right, Source};
 use super::*;
 use crate::device::Compute;
-use crate::ops::rounding::bf16_bits;
+use crate::ops::rounding::{bf16_bits, bf16_value};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -41,11 +41,6 @@ fn to_bf16(t: &Tensor) -> Tensor {
     let mut out = Tensor::zeros(t.shape(), DType::BF16);
     out.bf16_mut().iter_mut().zip(t.f32()).for_each(|(out, &v)| *out = bf16::from_bits(bf16_bits(v)));
     out
-}
-
-/// The value rounded to bf16.
-fn rounded(x: f32) -> f32 {
-    f32::from_bits(u32::from(bf16_bits(x)) << 16)
 }
 
 /// What the contract promises for one element: the chain, then the bias, then the old value.
@@ -87,7 +82,7 @@ struct Case {
 fn all_paths_agree(case: Case) {
     let Case { compute, size: (m, n, k), dtype, bias, store } = case;
     let x = tensor(1, &[m, k], DType::F32);
-    let value = |v: f32| if compute == Compute::Bf16 { rounded(v) } else { v };
+    let value = |v: f32| if compute == Compute::Bf16 { bf16_value(v) } else { v };
     let xt = {
         let mut t = Tensor::zeros(&[k, m], DType::F32);
         (0..m * k).for_each(|i| t.f32_mut()[i % k * m + i / k] = x.f32()[i]);

@@ -24,12 +24,13 @@ pub(crate) struct Size {
     pub k: usize,
 }
 
-/// `c (+)= a b`; each element is one chain of fused multiply-adds in the order of `k`, whatever the sizes and tiles.
+/// `c (+)= a b`; each element is one chain of fused multiply-adds in the order of `k`, whatever the sizes and tiles. With
+/// `DOT` the elements of `a` and `b` are pairs of bf16, `k` counts pairs, and a step is [`Simd::dot`].
 ///
 /// SAFETY: `a` holds `m x k`, `b` holds `k` rows of `n` floats at stride `b_row`, `c` holds `m` rows of `n` floats at
 /// stride `c_row`; `n` is a multiple of 16; runs inside `dispatch`.
 #[inline(always)]
-pub(crate) unsafe fn product<S: Simd>(
+pub(crate) unsafe fn product<S: Simd, const DOT: bool>(
     c: *mut f32,
     c_row: usize,
     a: View,
@@ -50,9 +51,9 @@ pub(crate) unsafe fn product<S: Simd>(
                 let a = View { data: a.data.add(i * a.row), ..a };
                 let rows = m - i;
                 if two {
-                    i += strip::<S, 2>(c, c_row, a, b, b_row, rows, k, add);
+                    i += strip::<S, 2, DOT>(c, c_row, a, b, b_row, rows, k, add);
                 } else {
-                    i += strip::<S, 1>(c, c_row, a, b, b_row, rows, k, add);
+                    i += strip::<S, 1, DOT>(c, c_row, a, b, b_row, rows, k, add);
                 }
             }
         }
@@ -63,7 +64,7 @@ pub(crate) unsafe fn product<S: Simd>(
 /// One strip of up to 8 rows (4 where registers are few); gives back how many.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn strip<S: Simd, const C: usize>(
+unsafe fn strip<S: Simd, const C: usize, const DOT: bool>(
     c: *mut f32,
     c_row: usize,
     a: View,
@@ -76,14 +77,14 @@ unsafe fn strip<S: Simd, const C: usize>(
     // SAFETY: as in `product`.
     unsafe {
         if S::WIDE && rows >= 8 {
-            tile::<S, 8, C>(c, c_row, a, b, b_row, k, add);
+            tile::<S, 8, C, DOT>(c, c_row, a, b, b_row, k, add);
             return 8;
         }
         match rows {
-            1 => tile::<S, 1, C>(c, c_row, a, b, b_row, k, add),
-            2 => tile::<S, 2, C>(c, c_row, a, b, b_row, k, add),
-            3 => tile::<S, 3, C>(c, c_row, a, b, b_row, k, add),
-            _ => tile::<S, 4, C>(c, c_row, a, b, b_row, k, add),
+            1 => tile::<S, 1, C, DOT>(c, c_row, a, b, b_row, k, add),
+            2 => tile::<S, 2, C, DOT>(c, c_row, a, b, b_row, k, add),
+            3 => tile::<S, 3, C, DOT>(c, c_row, a, b, b_row, k, add),
+            _ => tile::<S, 4, C, DOT>(c, c_row, a, b, b_row, k, add),
         }
         rows.min(4)
     }
@@ -91,7 +92,7 @@ unsafe fn strip<S: Simd, const C: usize>(
 
 /// `R` rows by `C` vectors, kept in registers over all of `k`.
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const C: usize>(
+unsafe fn tile<S: Simd, const R: usize, const C: usize, const DOT: bool>(
     c: *mut f32,
     c_row: usize,
     a: View,
@@ -118,7 +119,7 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(
             for (i, row) in sums.iter_mut().enumerate() {
                 let x = S::splat(*a.data.add(i * a.row + p * a.column));
                 for (sum, column) in row.iter_mut().zip(columns) {
-                    *sum = S::fma(x, column, *sum);
+                    *sum = if DOT { S::dot(*sum, x, column) } else { S::fma(x, column, *sum) };
                 }
             }
         }

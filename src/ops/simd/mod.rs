@@ -18,6 +18,8 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use super::rounding::bf16_bits;
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -59,6 +61,22 @@ pub(crate) trait Simd: Copy {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` with one rounding; `n` holds integers in `-252 ..= 252`.
     unsafe fn scale(a: Self::V, n: Self::V) -> Self::V;
+
+    /// `fma(a0, b0, fma(a1, b1, acc))` lane by lane, where the bits of a lane of `a` and `b` are two bf16, number 1 in the
+    /// high half. As `vdpbf16ps`, but for sums that are subnormal.
+    unsafe fn dot(acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// Sixteen floats rounded to bf16, to `p` at any alignment.
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, v: Self::V) {
+        let mut lanes = [0.0f32; LANES];
+        // SAFETY: `lanes` holds 16 floats, and the caller gives room for 16 bf16 at `p`.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), v);
+            for (i, lane) in lanes.into_iter().enumerate() {
+                *p.add(i) = bf16_bits(lane);
+            }
+        }
+    }
 
     /// Writes the transpose of the 16 x 16 block at `src` to `dst`.
     #[inline(always)]
@@ -165,6 +183,18 @@ pub(crate) trait Kernel {
     type Output;
     /// The computation. Called only by [`dispatch`].
     unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// [`dispatch`] for kernels that spend their time in [`Simd::dot`]: AVX-512 BF16 where this processor has it.
+#[inline]
+pub(crate) fn dispatch_dot<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma")
+    {
+        // SAFETY: the features were detected just now.
+        return unsafe { x86::run_avx512_bf16(kernel) };
+    }
+    dispatch(kernel)
 }
 
 /// Runs `kernel` with the widest instruction set that this processor has.

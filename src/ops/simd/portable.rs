@@ -74,6 +74,12 @@ impl Simd for Portable {
         lanes!(|i| multiply_add(a[i], b[i], c[i]))
     }
     #[inline(always)]
+    unsafe fn dot(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        let (low, high) =
+            (|x: f32| f32::from_bits(x.to_bits() << 16), |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000));
+        lanes!(|i| multiply_add(low(a[i]), low(b[i]), multiply_add(high(a[i]), high(b[i]), acc[i])))
+    }
+    #[inline(always)]
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
         lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }

@@ -1,6 +1,7 @@
 //! Every instruction set gives the same bits, and `exp` keeps its bound.
 
 use super::*;
+use crate::ops::rounding::bf16_value;
 use crate::ops::testing::{bits, random};
 
 /// Each instruction set that this processor has runs the kernel that `make` makes.
@@ -15,6 +16,9 @@ fn on_each<K: Kernel>(mut make: impl FnMut() -> K) -> Vec<K::Output> {
             }
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
                 outputs.push(x86::run_avx512(make()));
+                if is_x86_feature_detected!("avx512bf16") {
+                    outputs.push(x86::run_avx512_bf16(make()));
+                }
             }
         }
         outputs
@@ -77,7 +81,7 @@ impl Kernel for Blocks<'_> {
         unsafe {
             S::transpose(t.as_mut_ptr(), 16, self.0.as_ptr(), 16);
             let size = matrix::Size { m: 19, n: 48, k: 23 };
-            matrix::product::<S>(c.as_mut_ptr(), 48, a, self.1.as_ptr(), 48, size, true);
+            matrix::product::<S, false>(c.as_mut_ptr(), 48, a, self.1.as_ptr(), 48, size, true);
         }
         (t, c)
     }
@@ -97,6 +101,49 @@ fn products_and_transposes_are_right_and_the_same_on_every_instruction_set() {
                 let want = 1.0 + (0..23).map(|k| f64::from(a[k * 19 + i]) * f64::from(b[k * 48 + j])).sum::<f64>();
                 assert!((f64::from(c[i * 48 + j]) - want).abs() < 1e-5, "{i}, {j}");
             }
+        }
+    }
+}
+
+struct Pairs<'a>(&'a [f32], &'a [f32]);
+
+impl Kernel for Pairs<'_> {
+    type Output = Vec<f32>;
+
+    /// Rounds the rows of both to bf16 and gives the product of 19 x 46 by the transpose of 16 x 46.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Vec<f32> {
+        let (mut a, mut b, mut c) = (vec![0.0; 19 * 32], vec![0.0; 23 * 16], vec![0.5; 19 * 16]);
+        // SAFETY: the sizes are those of the slices (rows of `self.0` are 46 of 64 floats); run by `on_each`.
+        unsafe {
+            for i in 0..19 {
+                for j in (0..64).step_by(LANES) {
+                    let row = a[i * 32..].as_mut_ptr().cast::<u16>();
+                    S::store_bf16(row.add(j), S::load(self.0[i * 64 + j..].as_ptr()));
+                }
+            }
+            for (p, pairs) in b.chunks_exact_mut(16).enumerate() {
+                for (j, pair) in pairs.iter_mut().enumerate() {
+                    let bits = |k: usize| u32::from(bf16_bits(self.1[j * 46 + k]));
+                    *pair = f32::from_bits(bits(2 * p) | bits(2 * p + 1) << 16);
+                }
+            }
+            let view = matrix::View { data: a.as_ptr(), row: 32, column: 1 };
+            let size = matrix::Size { m: 19, n: 16, k: 23 };
+            matrix::product::<S, true>(c.as_mut_ptr(), 16, view, b.as_ptr(), 16, size, true);
+        }
+        c
+    }
+}
+
+#[test]
+fn products_of_pairs_are_chains_of_odd_and_even_steps_on_every_instruction_set() {
+    let (a, b) = (random(19 * 64, 3), random(16 * 46, 4));
+    for c in on_each(|| Pairs(&a, &b)) {
+        for (i, c) in c.iter().enumerate() {
+            let (x, w) = (&a[i / 16 * 64..], &b[i % 16 * 46..]);
+            let want = (0..46).map(|k| k ^ 1).fold(0.5f32, |sum, k| bf16_value(x[k]).mul_add(bf16_value(w[k]), sum));
+            assert_eq!(c.to_bits(), want.to_bits(), "element {i}");
         }
     }
 }

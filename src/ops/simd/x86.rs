@@ -1,13 +1,21 @@
 //! AVX-512 (one register a vector) and AVX2 with FMA (two).
 
-use super::{Kernel, Simd};
+use super::{Kernel, LANES, Simd};
+use crate::ops::rounding::bf16_bits;
 use std::arch::x86_64::*;
 
 /// Runs a kernel compiled for AVX-512.
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function has the features.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+/// Runs a kernel compiled for AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+pub(super) fn run_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function has the features.
+    unsafe { kernel.run::<Avx512<true>>() }
 }
 
 /// Runs a kernel compiled for AVX2.
@@ -17,13 +25,13 @@ pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<Avx2>() }
 }
 
-/// AVX-512 F.
+/// AVX-512 F, with AVX-512 BF16 or without.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const BF16: bool>;
 
 // SAFETY of every function below: registers only, or 16 floats that the caller gives; the features are those of
-// `run_avx512` and `run_avx2`, into which all of it is inlined.
-impl Simd for Avx512 {
+// `run_avx512`, `run_avx512_bf16` and `run_avx2`, into which all of it is inlined.
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const WIDE: bool = true;
 
@@ -79,6 +87,35 @@ impl Simd for Avx512 {
     unsafe fn scale(a: Self::V, n: Self::V) -> Self::V {
         unsafe { _mm512_scalef_ps(a, n) }
     }
+    #[inline(always)]
+    unsafe fn dot(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        unsafe {
+            if BF16 {
+                let pairs = [a, b].map(|x| std::mem::transmute::<__m512, __m512bh>(x));
+                return _mm512_dpbf16_ps(acc, pairs[0], pairs[1]);
+            }
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let odd = [_mm512_and_si512(a, high), _mm512_and_si512(b, high)];
+            let even = [_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b)];
+            let acc = _mm512_fmadd_ps(_mm512_castsi512_ps(odd[0]), _mm512_castsi512_ps(odd[1]), acc);
+            _mm512_fmadd_ps(_mm512_castsi512_ps(even[0]), _mm512_castsi512_ps(even[1]), acc)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, v: Self::V) {
+        unsafe {
+            if BF16 {
+                let rounded = _mm512_cvtneps_pbh(v);
+                return _mm256_storeu_si256(p.cast(), std::mem::transmute::<__m256bh, __m256i>(rounded));
+            }
+            let mut lanes = [0.0f32; LANES];
+            Self::store(lanes.as_mut_ptr(), v);
+            for (i, lane) in lanes.into_iter().enumerate() {
+                *p.add(i) = bf16_bits(lane);
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_stride: usize) {
@@ -129,6 +166,18 @@ unsafe fn scale_half(a: __m256, n: __m256) -> __m256 {
         let half = _mm256_srai_epi32::<1>(n);
         // Two steps, because 2^n itself may not be a normal number; the first is exact.
         _mm256_mul_ps(_mm256_mul_ps(a, power_of_two(half)), power_of_two(_mm256_sub_epi32(n, half)))
+    }
+}
+
+#[inline(always)]
+unsafe fn dot_half(acc: __m256, a: __m256, b: __m256) -> __m256 {
+    unsafe {
+        let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        let odd = [_mm256_and_si256(a, high), _mm256_and_si256(b, high)];
+        let even = [_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b)];
+        let acc = _mm256_fmadd_ps(_mm256_castsi256_ps(odd[0]), _mm256_castsi256_ps(odd[1]), acc);
+        _mm256_fmadd_ps(_mm256_castsi256_ps(even[0]), _mm256_castsi256_ps(even[1]), acc)
     }
 }
 
@@ -187,6 +236,10 @@ impl Simd for Avx2 {
     unsafe fn round(a: Self::V) -> Self::V {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         unsafe { [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])] }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { [dot_half(acc[0], a[0], b[0]), dot_half(acc[1], a[1], b[1])] }
     }
     #[inline(always)]
     unsafe fn scale(a: Self::V, n: Self::V) -> Self::V {
