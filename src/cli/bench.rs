@@ -2,7 +2,7 @@
 
 use super::model_args::ModelArgs;
 use super::train_step::TrainStepArgs;
-use super::{Context, Precision};
+use super::{Context, Precision, WeightFormat};
 use clap::ValueEnum;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
@@ -36,6 +36,9 @@ pub struct Args {
     /// Inputs of matrix products and attention: bf16 (sums in f32; the fastest), or f32 throughout.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     compute: Precision,
+    /// Weights in memory: as stored, or int8 (8.5 bits each, activations quantised too: faster, less exact).
+    #[arg(long, value_enum, default_value_t = WeightFormat::Stored)]
+    weights: WeightFormat,
     /// Format of the results.
     #[arg(short = 'o', long, value_enum, default_value = "md")]
     output: Format,
@@ -56,7 +59,7 @@ enum Format {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let dir = args.model.resolve()?;
-    let device = context.device.clone().with_compute(args.compute.into());
+    let device = context.device.clone().with_compute(args.compute.into()).with_weights(args.weights.into());
     let options = BenchOptions {
         adapter: args.model.adapter,
         n_prompt: args.n_prompt,

@@ -1,7 +1,7 @@
 //! `ratoon eval`.
 
-use super::Context;
 use super::model_args::ModelArgs;
+use super::{Context, Precision, WeightFormat};
 use comfy_table::{Table, presets::NOTHING};
 use ratoon::eval::tasks::TaskOptions;
 use ratoon::eval::{EvalOptions, EvalReport, OwnTextOptions, evaluate};
@@ -53,6 +53,12 @@ pub struct Args {
     /// Put each question into a user's turn of the model's chat template.
     #[arg(long)]
     apply_chat_template: bool,
+    /// Inputs of matrix products and attention: f32 throughout, or bf16 as the other verbs use.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    compute: Precision,
+    /// Weights in memory: as stored, or int8 (8.5 bits each, activations quantised too).
+    #[arg(long, value_enum, default_value_t = WeightFormat::Stored)]
+    weights: WeightFormat,
     /// Write the report as JSON.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -82,7 +88,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             apply_chat_template: args.apply_chat_template,
         },
     };
-    let report = evaluate(&context.device, &options)?;
+    let device = context.device.clone().with_compute(args.compute.into()).with_weights(args.weights.into());
+    let report = evaluate(&device, &options)?;
     let stdout = std::path::Path::new("stdout");
     let json = serde_json::to_string_pretty(&report).map_err(|e| Error::io(stdout, "write")(e.into()))? + "\n";
     if let Some(path) = &args.output {

@@ -1,7 +1,7 @@
 //! `ratoon generate`.
 
 use super::model_args::ModelArgs;
-use super::{Context, Precision};
+use super::{Context, Precision, WeightFormat};
 use ratoon::Result;
 use ratoon::device::Device;
 use ratoon::generate::{
@@ -78,6 +78,9 @@ pub(super) struct EngineArgs {
     /// Inputs of matrix products and attention: bf16 (sums in f32; the fastest), or f32 throughout.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     compute: Precision,
+    /// Weights in memory: as stored, or int8 (8.5 bits each, activations quantised too: faster, less exact).
+    #[arg(long, value_enum, default_value_t = WeightFormat::Stored)]
+    weights: WeightFormat,
     /// Most sequences in one step.
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_batch_size: usize,
@@ -98,7 +101,7 @@ pub(super) struct EngineArgs {
 impl EngineArgs {
     /// The device with this precision.
     pub(super) fn device(&self, context: &Context) -> Device {
-        context.device.clone().with_compute(self.compute.into())
+        context.device.clone().with_compute(self.compute.into()).with_weights(self.weights.into())
     }
 
     /// As the library takes them.

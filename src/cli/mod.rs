@@ -19,7 +19,7 @@ mod summary;
 mod train_step;
 
 use ratoon::Result;
-use ratoon::device::{Compute, Device, DeviceName};
+use ratoon::device::{Compute, Device, DeviceName, Weights};
 
 /// Cut decoder blocks out of a Llama-family model and grow the quality back by self-data distillation.
 #[derive(clap::Parser)]
@@ -57,6 +57,24 @@ pub struct Context {
 enum Precision {
     Bf16,
     F32,
+}
+
+/// How weights are kept, for the verbs that only read them.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WeightFormat {
+    /// As the model has them.
+    Stored,
+    /// 8 bits and a scale for each 32.
+    Int8,
+}
+
+impl From<WeightFormat> for Weights {
+    fn from(format: WeightFormat) -> Weights {
+        match format {
+            WeightFormat::Stored => Weights::Stored,
+            WeightFormat::Int8 => Weights::Int8,
+        }
+    }
 }
 
 impl From<Precision> for Compute {

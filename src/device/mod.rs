@@ -21,7 +21,7 @@ mod name;
 pub mod peak;
 mod tensor;
 
-pub use compute::Compute;
+pub use compute::{Compute, Weights};
 pub use dtype::DType;
 pub use ledger::{Cost, Entry, Ledger, Op, Span};
 pub use name::DeviceName;
@@ -37,6 +37,7 @@ use std::sync::Arc;
 pub struct Device {
     ledger: Arc<Ledger>,
     compute: Compute,
+    weights: Weights,
     backend: Backend,
 }
 
@@ -51,13 +52,28 @@ pub(crate) enum Backend {
 impl Device {
     /// The CPU: all cores that rayon's global pool has.
     pub fn cpu() -> Device {
-        Device { ledger: Arc::new(Ledger::default()), compute: Compute::F32, backend: Backend::Cpu }
+        Device::new(Compute::F32, Backend::Cpu)
+    }
+
+    fn new(compute: Compute, backend: Backend) -> Device {
+        Device { ledger: Arc::default(), compute, weights: Weights::Stored, backend }
     }
 
     /// The same device, with products computed this way; the ledger stays shared. Cards compute in [`Compute::Bf16`] only.
     pub fn with_compute(self, compute: Compute) -> Device {
         let compute = if self.is_cpu() { compute } else { Compute::Bf16 };
         Device { compute, ..self }
+    }
+
+    /// The same device, with weights packed this way for inference. Cards keep them as stored.
+    pub fn with_weights(self, weights: Weights) -> Device {
+        let weights = if self.is_cpu() { weights } else { Weights::Stored };
+        Device { weights, ..self }
+    }
+
+    /// How weights are packed; [`Weights::Stored`] unless [`Device::with_weights`] said otherwise.
+    pub fn weights(&self) -> Weights {
+        self.weights
     }
 
     /// How products are computed: on the CPU [`Compute::F32`] unless [`Device::with_compute`] said otherwise.
@@ -72,7 +88,7 @@ impl Device {
             #[cfg(feature = "cuda")]
             DeviceName::Cuda(ordinal) => {
                 let backend = Backend::Cuda(cuda::Cuda::open(ordinal)?);
-                Ok(Device { ledger: Arc::new(Ledger::default()), compute: Compute::Bf16, backend })
+                Ok(Device::new(Compute::Bf16, backend))
             }
             #[cfg(not(feature = "cuda"))]
             DeviceName::Cuda(_) => Err(Error::Device {

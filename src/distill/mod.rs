@@ -116,6 +116,7 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
 fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Result<Map<String, Value>> {
     let settings = json!({
         "compute": dev.compute(),
+        "weights": dev.weights(),
         "model": provenance::model_fingerprint(&options.model)?,
         "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
         "data_sha256": provenance::file_sha256(&options.data)?,

@@ -2,7 +2,7 @@
 
 use super::tasks::{self, Metric, Task, TaskOptions, TaskResult};
 use super::{Divergence, OwnText, OwnTextOptions, Perplexity, divergence, own_text, perplexity};
-use crate::device::Device;
+use crate::device::{Compute, Device, Weights};
 use crate::error::{Error, Result};
 use crate::generate::Runtime;
 use serde::Serialize;
@@ -71,6 +71,10 @@ pub struct EvalReport {
     /// Directory of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
+    /// How products were computed.
+    pub compute: Compute,
+    /// How weights were packed.
+    pub weights: Weights,
     /// Perplexity of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<Perplexity>,
@@ -107,6 +111,8 @@ pub fn evaluate(dev: &Device, options: &EvalOptions) -> Result<EvalReport> {
         model: options.model.clone(),
         adapter: options.adapter.clone(),
         base: options.base.clone(),
+        compute: dev.compute(),
+        weights: dev.weights(),
         perplexity: None,
         base_perplexity: None,
         divergence: None,

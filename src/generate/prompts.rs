@@ -80,6 +80,7 @@ pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<Generate
     let rows = read(&runtime, options)?;
     let settings = json!({
         "compute": dev.compute(),
+        "weights": dev.weights(),
         "model": provenance::model_fingerprint(&options.model)?,
         "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
         "input_sha256": provenance::file_sha256(&options.input)?,

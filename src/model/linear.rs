@@ -27,7 +27,7 @@ impl Linear {
     /// Keeps the weight in the order in which the device's forward product reads it, beside the one as stored. The weight must
     /// not change afterwards.
     pub fn pack(&mut self, dev: &Device) -> Result<()> {
-        self.packed = Some(Arc::new(PackedWeight::new(&self.weight, dev.compute())?));
+        self.packed = Some(Arc::new(PackedWeight::for_device(dev, &self.weight)?));
         Ok(())
     }
 

@@ -125,8 +125,9 @@ impl Llama {
     }
 
     /// Packs every projection and the output head for inference: faster, above all with few rows, for one more copy of the
-    /// weights in memory (the mapped file's pages can be dropped by the system). Results stay the same to the bit. The model
-    /// then fits devices of the same [`Compute`](crate::device::Compute). Training changes weights, so it works on an
+    /// weights in memory (the mapped file's pages can be dropped by the system). Results stay the same to the bit, but for
+    /// [`Weights::Int8`](crate::device::Weights::Int8). The model then fits devices of the same
+    /// [`Compute`](crate::device::Compute). Training changes weights, so it works on an
     /// unpacked model.
     pub fn pack(&mut self, dev: &Device) -> Result<()> {
         for block in &mut self.blocks {
@@ -134,7 +135,7 @@ impl Llama {
                 block.projection_mut(projection).pack(dev)?;
             }
         }
-        self.packed_head = Some(Arc::new(PackedWeight::new(self.head(), dev.compute())?));
+        self.packed_head = Some(Arc::new(PackedWeight::for_device(dev, self.head())?));
         Ok(())
     }
 

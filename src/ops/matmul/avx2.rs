@@ -11,7 +11,7 @@ pub fn kernel(kind: Kind, rows: usize) -> TileFn {
     match kind {
         Kind::F32 => by_rows::<0>(rows),
         Kind::Bf16 => by_rows::<1>(rows),
-        Kind::F16 => by_rows::<2>(rows),
+        Kind::F16 | Kind::Int8 => by_rows::<2>(rows),
     }
 }
 

@@ -12,9 +12,9 @@
 
 use super::pack::{Left, Right};
 use super::packed::PackedWeight;
-use super::tile::{Isa, Kind, PANEL, Tile};
+use super::tile::{Inputs, Isa, Kind, PANEL, Tile};
 use super::{Store, scratch};
-use crate::device::Compute;
+use crate::device::Device;
 use crate::ops::team;
 
 /// Rows of a block: with [`STEPS`] it takes 360 KB of a 1 MB L2 cache. A multiple of every tile height.
@@ -42,11 +42,19 @@ pub enum Operand<'a> {
     Packed(&'a PackedWeight, usize),
 }
 
+impl Operand<'_> {
+    /// What the device's products with this operand multiply.
+    pub fn inputs(&self, dev: &Device) -> Inputs {
+        let kind = if let Operand::Packed(weight, _) = self { Some(weight.kind()) } else { None };
+        Inputs::new(dev.compute(), kind)
+    }
+}
+
 /// `c[m, n] = left[m, k] · right[k, n] (+ bias) (+ c)`, rows of `c` at a stride of `ldc`.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
     pub isa: Isa,
-    pub compute: Compute,
+    pub inputs: Inputs,
     pub size: (usize, usize, usize),
     pub left: Left<'a>,
     pub right: Operand<'a>,
@@ -102,16 +110,15 @@ struct Block {
 
 /// Computes several products with one left-hand side `[m, k]`, packed weights and dense destinations `[m][n]`.
 pub fn run_all<const N: usize>(products: [(Product, &mut [f32]); N]) {
-    let Some((Product { isa, compute, size: (m, _, k), left, .. }, _)) = products.first() else { return };
-    let (isa, compute, m, k, left) = (*isa, *compute, *m, *k, *left);
-    if m > ROWS {
+    let Some(&(Product { isa, inputs, size: (m, _, k), left, .. }, _)) = products.first() else { return };
+    if m > ROWS || products.iter().any(|(product, _)| product.inputs != inputs) {
         return products.into_iter().for_each(|(product, c)| product.run(c, product.size.1));
     }
     let products = products.map(|(product, c)| {
         product.check(c, product.size.1);
         (product, Destination(c.as_mut_ptr()))
     });
-    pack_left((isa, compute), left, (m, k), 0, m, |a| {
+    pack_left((isa, inputs), left, (m, k), 0, m, |a| {
         let parts = products.map(|(product, c)| {
             let panels = match product.right {
                 Operand::Packed(weight, from) => Panels::Ready(weight.kind(), weight.panels(from)),
@@ -134,22 +141,22 @@ pub fn run_all<const N: usize>(products: [(Product, &mut [f32]); N]) {
 
 /// Calls `run` with rows `first .. first + rows` of a left-hand side as tiles read them.
 ///
-/// [`Compute::F32`]: panels `[k][height]` of the tile height, the last one as high as it is. [`Compute::Bf16`]: rows of pairs.
+/// [`Inputs::F32`]: panels `[k][height]` of the tile height, the last one as high as it is. Otherwise: packed rows.
 fn pack_left(
-    (isa, compute): (Isa, Compute),
+    (isa, inputs): (Isa, Inputs),
     left: Left,
     (m, k): (usize, usize),
     first: usize,
     rows: usize,
     run: impl FnOnce(&[u32]),
 ) {
-    let steps = if compute == Compute::Bf16 { k.div_ceil(2) } else { k };
+    let steps = inputs.left_len(k);
     match left {
         // A single row is its own panel.
-        Left::Rows(super::pack::Source::F32(x)) if rows == 1 && compute == Compute::F32 => {
+        Left::Rows(super::pack::Source::F32(x)) if rows == 1 && inputs == Inputs::F32 => {
             return run(bytemuck::cast_slice(&x[first * k..(first + 1) * k]));
         }
-        _ if compute == Compute::Bf16 => {
+        _ if inputs == Inputs::Bf16 => {
             if let Some(pairs) = left.as_pairs(k, first) {
                 return run(pairs);
             }
@@ -157,8 +164,8 @@ fn pack_left(
         _ => {}
     }
     scratch::with(rows * steps, |a| {
-        let height = if compute == Compute::F32 {
-            isa.max_rows()
+        let height = if inputs == Inputs::F32 {
+            isa.max_rows(inputs)
         } else {
             // Enough rows for whole cache lines of a column-major side.
             64.min(rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16))
@@ -168,9 +175,10 @@ fn pack_left(
             let high = height.min(rows - i * height);
             // SAFETY: panels do not overlap.
             let a = unsafe { std::slice::from_raw_parts_mut(base.at(i * height * steps), high * steps) };
-            match compute {
-                Compute::F32 => left.pack(a, m, k, first + i * height, high),
-                Compute::Bf16 => left.pack_pairs(bytemuck::cast_slice_mut(a), m, k, first + i * height),
+            match inputs {
+                Inputs::F32 => left.pack(a, m, k, first + i * height, high),
+                Inputs::Bf16 => left.pack_pairs(bytemuck::cast_slice_mut(a), m, k, first + i * height),
+                Inputs::Int8 => left.quantise(bytemuck::cast_slice_mut(a), m, k, first + i * height),
             }
         };
         let panels = if k == 0 { 0 } else { rows.div_ceil(height) };
@@ -195,7 +203,7 @@ impl Product<'_> {
         let chunk = (A_BYTES / (4 * k.max(1)) / ROWS * ROWS).max(ROWS);
         for first in (0..m).step_by(chunk) {
             let rows = chunk.min(m - first);
-            pack_left((self.isa, self.compute), self.left, (m, k), first, rows, |a| {
+            pack_left((self.isa, self.inputs), self.left, (m, k), first, rows, |a| {
                 self.rows(a, Destination(c.at(first * ldc)), ldc, rows);
             });
         }
@@ -210,15 +218,16 @@ impl Product<'_> {
 
     /// What a panel that is packed on the way holds.
     fn kind(&self) -> Kind {
-        if self.compute == Compute::Bf16 { Kind::Bf16 } else { Kind::F32 }
+        if self.inputs == Inputs::Bf16 { Kind::Bf16 } else { Kind::F32 }
     }
 
     /// Packs one panel of an unpacked right-hand side.
     fn pack_right(&self, right: Right, b: &mut [u8], column: usize, columns: usize, from: usize, to: usize) {
         let (_, n, k) = self.size;
-        match self.compute {
-            Compute::F32 => right.pack(bytemuck::cast_slice_mut(b), (n, k), column, columns, from, to),
-            Compute::Bf16 => right.pack_pairs(bytemuck::cast_slice_mut(b), (n, k), column, columns, from, to),
+        let b = bytemuck::cast_slice_mut(b);
+        match self.kind() {
+            Kind::Bf16 => right.pack_pairs(bytemuck::cast_slice_mut(b), (n, k), column, columns, from, to),
+            _ => right.pack(b, (n, k), column, columns, from, to),
         }
     }
 
@@ -257,7 +266,7 @@ impl Product<'_> {
 
     /// Cuts `rows` x `columns` from `column` on into blocks.
     fn grid(&self, rows: usize, column: usize, columns: usize) -> Grid {
-        let (k, height, threads) = (self.size.2, self.isa.max_rows(), rayon::current_num_threads());
+        let (k, height, threads) = (self.size.2, self.isa.max_rows(self.inputs), rayon::current_num_threads());
         let block_rows = rows.div_ceil(rows.div_ceil(ROWS).max(1)).next_multiple_of(height);
         let row_blocks = rows.div_ceil(block_rows.max(1));
         let all = columns.div_ceil(PANEL);
@@ -267,7 +276,7 @@ impl Product<'_> {
         if groups > threads && row_blocks == 1 {
             groups = groups / threads * threads;
         }
-        let at_once = self.isa.panels(self.compute, rows.min(height));
+        let at_once = self.isa.panels(self.inputs, rows.min(height));
         let group = all.div_ceil(groups).next_multiple_of(at_once).max(1);
         Grid { rows, column, columns, block_rows, row_blocks, group, groups: all.div_ceil(group) }
     }
@@ -284,7 +293,11 @@ impl Product<'_> {
         let rows = grid.block_rows.min(grid.rows - row);
         let block = Block { row, rows, panel, panels: grid.group.min(panels_left) };
         let k = self.size.2;
-        let most = if self.compute == Compute::Bf16 { 2 * STEPS } else { STEPS };
+        let most = match self.inputs {
+            Inputs::F32 => STEPS,
+            Inputs::Bf16 => 2 * STEPS,
+            Inputs::Int8 => usize::MAX,
+        };
         let splits = k.div_ceil(most).max(1);
         let steps = k.div_ceil(splits).next_multiple_of(2);
         // With Store::Add the old values stay in `c` to the end, so that unfinished chains need a place of their own.
@@ -315,13 +328,14 @@ impl Product<'_> {
         local: &mut [u8],
     ) {
         let ((_, _, k), last) = (self.size, to == self.size.2);
-        // Panels of f32 rows have a fixed height; rows of pairs can be taken in equal parts.
-        let height = match self.compute {
-            Compute::F32 => self.isa.max_rows(),
-            Compute::Bf16 => block.rows.div_ceil(block.rows.div_ceil(self.isa.max_rows())),
+        // Panels of f32 rows have a fixed height; packed rows can be taken in equal parts.
+        let most = self.isa.max_rows(self.inputs);
+        let height = match self.inputs {
+            Inputs::F32 => most,
+            Inputs::Bf16 | Inputs::Int8 => block.rows.div_ceil(block.rows.div_ceil(most)),
         };
         let at_once =
-            if let Panels::Ready(..) = panels { self.isa.panels(self.compute, block.rows.min(height)) } else { 1 };
+            if let Panels::Ready(..) = panels { self.isa.panels(self.inputs, block.rows.min(height)) } else { 1 };
         for first in (0..block.panels).step_by(at_once) {
             let local_column = (block.panel + first) * PANEL;
             let width = (at_once.min(block.panels - first) * PANEL).min(grid.columns - local_column);
@@ -345,14 +359,16 @@ impl Product<'_> {
                     None => (target, ldc),
                 };
                 let (c, ldc) = if last { (target, ldc) } else { (aside, lda) };
-                let (left, pairs) = match self.compute {
-                    Compute::F32 => (row * k + from * rows, 0),
-                    Compute::Bf16 => (row * k.div_ceil(2) + from / 2, k.div_ceil(2)),
+                let stride = self.inputs.left_len(k);
+                let left = match self.inputs {
+                    Inputs::F32 => row * k + from * rows,
+                    Inputs::Bf16 => row * stride + from / 2,
+                    Inputs::Int8 => row * stride,
                 };
                 let tile = Tile {
                     k: to - from,
                     a: a[left..].as_ptr(),
-                    lda: pairs,
+                    lda: stride,
                     b,
                     panel_stride: kind.bytes(k),
                     partial: if from == 0 { std::ptr::null() } else { aside },
@@ -367,8 +383,8 @@ impl Product<'_> {
                     add: last && self.store == Store::Add,
                 };
                 // SAFETY: `a` and `b` hold `to - from` steps of this tile's rows and panels, `c` and `partial` its rows and
-                // columns, which no other block writes; `isa` was detected, and a packed weight fits `compute`.
-                unsafe { self.isa.kernel(self.compute, kind, rows, width)(&tile) };
+                // columns, which no other block writes; `isa` was detected, and a packed weight fits `inputs`.
+                unsafe { self.isa.kernel(self.inputs, kind, rows, width)(&tile) };
             }
         }
     }

@@ -15,6 +15,7 @@
 //! | `tile.rs` | one register tile |
 //! | `avx512.rs`, `avx2.rs`, `portable.rs` | compute it in f32 |
 //! | `dot_avx512.rs`, `dot_avx2.rs`, `dot_portable.rs` | compute it from pairs of bf16 |
+//! | `int8.rs`, `int8_avx512.rs`, `int8_portable.rs` | weights and activations of 8 bits |
 //! | `pack.rs`, `pairs.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
 //! | `blocked.rs` | cache blocks and threads |
@@ -30,6 +31,12 @@ mod dot_avx2;
 #[cfg(target_arch = "x86_64")]
 mod dot_avx512;
 mod dot_portable;
+mod int8;
+#[cfg(target_arch = "x86_64")]
+mod int8_avx512;
+mod int8_portable;
+#[cfg(test)]
+mod int8_tests;
 mod pack;
 mod packed;
 mod pairs;
@@ -148,7 +155,7 @@ pub fn matmul_packed(
     w.check("matmul_packed", dev.compute())?;
     check("matmul_packed", "y", y, DType::F32, &[m, n])?;
     check_bias("matmul_packed", bias, n)?;
-    let _span = dev.span(Op::Matmul, cost(m, n, k, w.element()));
+    let _span = dev.span(Op::Matmul, w.cost(m, n));
     run(dev, (m, n, k), Left::Rows(Source::of(x, 0)), Operand::Packed(w, 0), bias, store, y);
     Ok(())
 }
@@ -187,7 +194,7 @@ pub fn matmul_weights<const N: usize>(
         }
         check("matmul_weights", "y", y, DType::F32, &[m, n])?;
         check_bias("matmul_weights", *bias, n)?;
-        let Cost { flops, bytes } = cost(m, n, k, w.element());
+        let Cost { flops, bytes } = w.cost(m, n);
         cost_of_all = Cost { flops: cost_of_all.flops + flops, bytes: cost_of_all.bytes + bytes };
     }
     let _span = dev.span(Op::Matmul, cost_of_all);
@@ -196,7 +203,7 @@ pub fn matmul_weights<const N: usize>(
     blocked::run_all(products.each_mut().map(|(y, w, _)| {
         let product = Product {
             isa: Isa::best(),
-            compute: dev.compute(),
+            inputs: w.operand(0).inputs(dev),
             size: (m, w.out_features(), k),
             left: Left::Rows(Source::of(x, 0)),
             right: w.operand(0),
@@ -262,11 +269,11 @@ impl Weight<'_> {
         }
     }
 
-    /// Bytes of one element.
-    fn element(&self) -> usize {
+    /// Cost of a product of `m` rows with `n` rows of the weight.
+    fn cost(&self, m: usize, n: usize) -> Cost {
         match self {
-            Weight::Plain(w) => w.dtype().size(),
-            Weight::Packed(w) => w.element(),
+            Weight::Plain(w) => cost(m, n, w.row_len(), w.dtype().size()),
+            Weight::Packed(w) => w.cost(m, n),
         }
     }
 
@@ -275,10 +282,10 @@ impl Weight<'_> {
         let k = self.in_features();
         let m = x.len().checked_div(k).unwrap_or(0);
         let right = self.operand(first);
-        let _span = dev.span(Op::Matmul, cost(m, rows, k, self.element()));
+        let _span = dev.span(Op::Matmul, self.cost(m, rows));
         let product = Product {
             isa: Isa::best(),
-            compute: dev.compute(),
+            inputs: right.inputs(dev),
             size: (m, rows, k),
             left: Left::Rows(Source::F32(x)),
             right,
@@ -304,6 +311,6 @@ fn run(
 ) {
     let bias = bias.map(Tensor::to_f32);
     let bias = bias.as_ref().map(Tensor::f32);
-    let product = Product { isa: Isa::best(), compute: dev.compute(), size, left, right, bias, store };
+    let product = Product { isa: Isa::best(), inputs: right.inputs(dev), size, left, right, bias, store };
     product.run(out.f32_mut(), size.1);
 }

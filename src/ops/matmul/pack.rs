@@ -44,7 +44,7 @@ impl<'a> Source<'a> {
     }
 
     /// `out[i] = self[start + i]` as f32.
-    fn read(self, start: usize, out: &mut [f32]) {
+    pub(super) fn read(self, start: usize, out: &mut [f32]) {
         let range = start..start + out.len();
         match self {
             Source::F32(x) => out.copy_from_slice(&x[range]),
@@ -65,7 +65,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn at(self, i: usize) -> f32 {
+    pub(super) fn at(self, i: usize) -> f32 {
         match self {
             Source::F32(x) => x[i],
             Source::Bf16(x) => x[i].to_f32(),

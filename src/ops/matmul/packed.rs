@@ -1,9 +1,10 @@
 //! A weight in the order in which the tiles read it: made once, for inference.
 
-use super::pack::Right;
+use super::int8;
+use super::pack::{Right, Source};
 use super::tile::{Kind, PANEL};
 use crate::device::buffer::HostBuffer;
-use crate::device::{Compute, DType, Tensor};
+use crate::device::{Compute, Cost, DType, Device, Tensor, Weights};
 use crate::error::{Error, Result};
 use half::f16;
 use rayon::prelude::*;
@@ -22,17 +23,38 @@ impl PackedWeight {
     /// Packs a float weight `[out_features, in_features]` for products computed as `compute`: in its own dtype, or rounded to
     /// bf16 where products round it anyway. Errors on another rank or dtype.
     pub fn new(weight: &Tensor, compute: Compute) -> Result<PackedWeight> {
-        let (n, k) = (weight.rows(), weight.row_len());
         let kind = match (weight.dtype(), compute) {
             (DType::U32, _) => return Err(Error::shape("PackedWeight", "weight", "a float dtype", "U32")),
             (DType::BF16, _) | (_, Compute::Bf16) => Kind::Bf16,
             (DType::F32, Compute::F32) => Kind::F32,
             (DType::F16, Compute::F32) => Kind::F16,
         };
+        Self::of_kind(weight, kind)
+    }
+
+    /// Packs a float weight as the device wants it: [`PackedWeight::new`] or [`PackedWeight::int8`].
+    pub fn for_device(dev: &Device, weight: &Tensor) -> Result<PackedWeight> {
+        match dev.weights() {
+            Weights::Stored => Self::new(weight, dev.compute()),
+            Weights::Int8 => Self::int8(weight),
+        }
+    }
+
+    /// Packs a float weight as integers of 8 bits with a scale for each 32 of a row, 8.5 bits a weight (see `int8.rs`); products
+    /// then quantise their activations likewise, whatever the device computes. Errors as [`PackedWeight::new`].
+    pub fn int8(weight: &Tensor) -> Result<PackedWeight> {
+        if weight.dtype() == DType::U32 {
+            return Err(Error::shape("PackedWeight", "weight", "a float dtype", "U32"));
+        }
+        Self::of_kind(weight, Kind::Int8)
+    }
+
+    fn of_kind(weight: &Tensor, kind: Kind) -> Result<PackedWeight> {
         if weight.shape().len() != 2 {
             let found = format!("{:?}", weight.shape());
             return Err(Error::shape("PackedWeight", "weight", "[out_features, in_features]", found));
         }
+        let (n, k) = (weight.rows(), weight.row_len());
         let bytes = kind.bytes(k);
         let mut data = HostBuffer::zeroed(n.div_ceil(PANEL) * bytes);
         data.bytes_mut().par_chunks_exact_mut(bytes.max(1)).enumerate().for_each(|(i, out)| {
@@ -41,6 +63,7 @@ impl PackedWeight {
             match kind {
                 Kind::F32 => right.pack(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k),
                 Kind::Bf16 => right.pack_pairs(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k),
+                Kind::Int8 => int8::pack_panel(out, Source::of(weight, 0), k, first, columns),
                 Kind::F16 => {
                     let mut panel = vec![0.0f32; PANEL * k];
                     right.pack(&mut panel, (n, k), first, columns, 0, k);
@@ -55,10 +78,11 @@ impl PackedWeight {
 
     /// Errors unless products computed as `compute` can use these panels.
     pub(super) fn check(&self, op: &'static str, compute: Compute) -> Result<()> {
-        let fits = match compute {
-            Compute::F32 => !self.rounded,
-            Compute::Bf16 => self.kind == Kind::Bf16,
-        };
+        let fits = self.kind == Kind::Int8
+            || match compute {
+                Compute::F32 => !self.rounded,
+                Compute::Bf16 => self.kind == Kind::Bf16,
+            };
         if fits {
             return Ok(());
         }
@@ -80,9 +104,11 @@ impl PackedWeight {
         self.data.bytes().len()
     }
 
-    /// Bytes of one element.
-    pub(super) fn element(&self) -> usize {
-        if self.kind == Kind::F32 { 4 } else { 2 }
+    /// Fewest bytes that a product with rows of `m` activations and `n` of the weight's rows moves.
+    pub(super) fn cost(&self, m: usize, n: usize) -> Cost {
+        let mut cost = super::cost(m, n, self.k, 0);
+        cost.bytes += (n * self.kind.bytes(self.k) / PANEL) as u64;
+        cost
     }
 
     pub(super) fn kind(&self) -> Kind {

@@ -17,10 +17,10 @@ pub fn kernel(kind: Kind, rows: usize) -> TileFn {
         (2, Kind::Bf16) => tile::<2, 1>,
         (3, Kind::Bf16) => tile::<3, 1>,
         (_, Kind::Bf16) => tile::<4, 1>,
-        (1, Kind::F16) => tile::<1, 2>,
-        (2, Kind::F16) => tile::<2, 2>,
-        (3, Kind::F16) => tile::<3, 2>,
-        (_, Kind::F16) => tile::<4, 2>,
+        (1, Kind::F16 | Kind::Int8) => tile::<1, 2>,
+        (2, Kind::F16 | Kind::Int8) => tile::<2, 2>,
+        (3, Kind::F16 | Kind::Int8) => tile::<3, 2>,
+        (_, Kind::F16 | Kind::Int8) => tile::<4, 2>,
     }
 }
 

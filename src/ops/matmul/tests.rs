@@ -2,6 +2,7 @@
 
 use super::blocked::{Operand, Product};
 use super::pack::{Left, Right, Source};
+use super::tile::Inputs;
 use super::*;
 use crate::device::Compute;
 use crate::ops::rounding::{bf16_bits, bf16_value};
@@ -124,7 +125,16 @@ fn all_paths_agree(case: Case) {
         for &left in &lefts {
             for (r, right) in rights.into_iter().enumerate() {
                 let mut c = old.clone();
-                Product { isa, compute, size: (m, n, k), left, right, bias: bias.as_deref(), store }.run(&mut c, n);
+                Product {
+                    isa,
+                    inputs: Inputs::new(compute, None),
+                    size: (m, n, k),
+                    left,
+                    right,
+                    bias: bias.as_deref(),
+                    store,
+                }
+                .run(&mut c, n);
                 for (i, (c, e)) in c.iter().zip(&expected).enumerate() {
                     let place = format!("{case:?} {} right {r} element {i}: {c} for {e}", isa.name());
                     assert_eq!(c.to_bits(), e.to_bits(), "{place}");

@@ -1,17 +1,48 @@
 //! One register tile of a product, and the choice of the instruction set that computes it.
 //!
 //! Whatever the instruction set, an element of the result is one chain of fused multiply-adds over the reduction index, so
-//! all of them give the same bits: in increasing order for [`Compute::F32`]; for [`Compute::Bf16`] in increasing order of
-//! pairs, the odd step of a pair before the even one, which is what `vdpbf16ps` does.
+//! all of them give the same bits: in increasing order for [`Inputs::F32`]; for [`Inputs::Bf16`] in increasing order of pairs,
+//! the odd step of a pair before the even one, which is what `vdpbf16ps` does; for [`Inputs::Int8`] over groups of 32 steps.
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, dot_avx2, dot_avx512};
-use super::{dot_portable, portable};
+use super::{avx2, avx512, dot_avx2, dot_avx512, int8_avx512};
+use super::{dot_portable, int8, int8_portable, portable};
 use crate::device::Compute;
 use std::sync::OnceLock;
 
 /// Columns of a packed panel of the right-hand side: two AVX-512 registers, four AVX2 registers.
 pub const PANEL: usize = 32;
+
+/// What a product multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inputs {
+    /// f32 by whatever the panel holds, widened.
+    F32,
+    /// Pairs of bf16; the panel is one of [`Kind::Bf16`].
+    Bf16,
+    /// Integers of 8 bits; the panel is one of [`Kind::Int8`].
+    Int8,
+}
+
+impl Inputs {
+    /// Those of a product computed as `compute` with a panel of `kind`.
+    pub fn new(compute: Compute, kind: Option<Kind>) -> Inputs {
+        match (compute, kind) {
+            (_, Some(Kind::Int8)) => Inputs::Int8,
+            (Compute::F32, _) => Inputs::F32,
+            (Compute::Bf16, _) => Inputs::Bf16,
+        }
+    }
+
+    /// u32 of a packed row of the left-hand side with `k` steps.
+    pub fn left_len(self, k: usize) -> usize {
+        match self {
+            Inputs::F32 => k,
+            Inputs::Bf16 => k.div_ceil(2),
+            Inputs::Int8 => int8::left_len(k),
+        }
+    }
+}
 
 /// How the elements of a packed panel are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +54,8 @@ pub enum Kind {
     Bf16,
     /// `[k][PANEL]` f16.
     F16,
+    /// Groups of 32 steps with scales, see `int8.rs`.
+    Int8,
 }
 
 impl Kind {
@@ -32,6 +65,7 @@ impl Kind {
             Kind::F32 => 4 * PANEL * steps,
             Kind::Bf16 => 4 * PANEL * steps.div_ceil(2),
             Kind::F16 => 2 * PANEL * steps,
+            Kind::Int8 => int8::PANEL_GROUP * steps.div_ceil(int8::GROUP),
         }
     }
 }
@@ -40,9 +74,10 @@ impl Kind {
 pub struct Tile {
     /// Steps of the reduction.
     pub k: usize,
-    /// Left-hand side. [`Compute::F32`]: f32 `[k][m]`. [`Compute::Bf16`]: pairs of bf16, rows of `k / 2` u32 at a stride of `lda`.
+    /// Left-hand side. [`Inputs::F32`]: f32 `[k][m]`. [`Inputs::Bf16`]: pairs of bf16, rows of `k / 2` u32 at a stride of `lda`.
+    /// [`Inputs::Int8`]: rows of quantised groups at a stride of `lda`.
     pub a: *const u32,
-    /// u32 from one row of `a` to the next, for [`Compute::Bf16`].
+    /// u32 from one row of `a` to the next; not for [`Inputs::F32`].
     pub lda: usize,
     /// Right-hand panel of the kernel's [`Kind`].
     pub b: *const u8,
@@ -125,43 +160,53 @@ impl Isa {
         }
     }
 
+    /// Whether tiles of integers have AVX-512 VNNI.
+    #[cfg(target_arch = "x86_64")]
+    fn has_vnni(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Avx512) && is_x86_feature_detected!("avx512vnni")
+    }
+
     /// Most rows of a tile.
-    pub(super) fn max_rows(self) -> usize {
-        match self {
+    pub(super) fn max_rows(self, inputs: Inputs) -> usize {
+        match (self, inputs) {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => avx512::MAX_ROWS,
+            (_, Inputs::Int8) if self.has_vnni() => int8_avx512::MAX_ROWS,
+            (_, Inputs::Int8) | (Isa::Portable, _) => portable::MAX_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::MAX_ROWS,
-            Isa::Portable => portable::MAX_ROWS,
+            (Isa::Avx512Bf16 | Isa::Avx512, _) => avx512::MAX_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => avx2::MAX_ROWS,
         }
     }
 
     /// Panels that a tile of `rows` rows takes at once: few rows need several to keep the f32 multipliers busy. Products of
     /// bf16 with few rows wait for memory, which one stream at a time feeds best.
-    pub(super) fn panels(self, compute: Compute, rows: usize) -> usize {
-        match (self, compute) {
+    pub(super) fn panels(self, inputs: Inputs, rows: usize) -> usize {
+        match (self, inputs) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16 | Isa::Avx512, Compute::F32) => avx512::panels(rows),
+            (Isa::Avx512Bf16 | Isa::Avx512, Inputs::F32) => avx512::panels(rows),
             _ => 1,
         }
     }
 
-    /// The kernel for `rows` rows (at most [`Isa::max_rows`]) and `n` columns, at most `panels(rows) * PANEL`. For
-    /// [`Compute::Bf16`] the panel is one of [`Kind::Bf16`].
-    pub(super) fn kernel(self, compute: Compute, kind: Kind, rows: usize, n: usize) -> TileFn {
-        match (self, compute) {
+    /// The kernel for `rows` rows (at most [`Isa::max_rows`]) and `n` columns, at most `panels(rows) * PANEL`.
+    pub(super) fn kernel(self, inputs: Inputs, kind: Kind, rows: usize, n: usize) -> TileFn {
+        match (self, inputs) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16 | Isa::Avx512, Compute::F32) => avx512::kernel(kind, rows, n),
+            (_, Inputs::Int8) if self.has_vnni() => int8_avx512::kernel(rows),
+            (_, Inputs::Int8) => int8_portable::kernel(rows),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, Compute::Bf16) => dot_avx512::kernel(rows, n),
+            (Isa::Avx512Bf16 | Isa::Avx512, Inputs::F32) => avx512::kernel(kind, rows, n),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Compute::Bf16) => dot_avx512::kernel_without_bf16(rows, n),
+            (Isa::Avx512Bf16, Inputs::Bf16) => dot_avx512::kernel(rows, n),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Compute::F32) => avx2::kernel(kind, rows),
+            (Isa::Avx512, Inputs::Bf16) => dot_avx512::kernel_without_bf16(rows, n),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Compute::Bf16) => dot_avx2::kernel(rows),
-            (Isa::Portable, Compute::F32) => portable::kernel(kind, rows),
-            (Isa::Portable, Compute::Bf16) => dot_portable::kernel(rows),
+            (Isa::Avx2, Inputs::F32) => avx2::kernel(kind, rows),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Inputs::Bf16) => dot_avx2::kernel(rows),
+            (Isa::Portable, Inputs::F32) => portable::kernel(kind, rows),
+            (Isa::Portable, Inputs::Bf16) => dot_portable::kernel(rows),
         }
     }
 }
