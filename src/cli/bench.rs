@@ -108,7 +108,7 @@ fn table(rows: &[BenchRow]) -> Table {
         "model",
         "size",
         "params",
-        "backend",
+        "compute",
         "threads",
         "test",
         "t/s",
@@ -117,13 +117,14 @@ fn table(rows: &[BenchRow]) -> Table {
         "MFU",
         "GB/s",
         "bandwidth",
+        "of floor",
     ]);
     for row in rows {
         table.add_row([
             row.model_type.clone(),
             format!("{:.2} MiB", row.model_size as f64 / (1 << 20) as f64),
             format!("{:.2} M", row.model_n_params as f64 * 1e-6),
-            row.backend.clone(),
+            row.compute.to_string(),
             row.n_threads.to_string(),
             row.test.clone(),
             format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
@@ -132,6 +133,7 @@ fn table(rows: &[BenchRow]) -> Table {
             format!("{:.1} %", 100.0 * row.mfu),
             format!("{:.1}", row.bytes_per_second * 1e-9),
             format!("{:.0} %", 100.0 * row.bandwidth_utilization),
+            format!("{:.0} %", 100.0 * row.floor_share),
         ]);
     }
     table

@@ -1,6 +1,7 @@
-//! What this processor can do at most, measured: fused multiply-adds and memory reads over all worker threads; and what the
-//! process took at most.
+//! What this processor can do at most, measured: fused multiply-adds, dot products of bf16 and memory reads over all worker
+//! threads; and what the process took at most.
 
+use super::Compute;
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 /// Measured ceilings of the CPU, over all threads of rayon's pool.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peak {
-    /// F32 fused multiply-adds in registers, in FLOP/s (an FMA counts as 2).
+    /// The operation that products are made of, in registers, in FLOP/s: F32 fused multiply-adds (2 FLOPs each) or, for
+    /// [`Compute::Bf16`], `vdpbf16ps` where the processor has it.
     pub flops_per_second: f64,
     /// Sequential reads from memory, in bytes/s.
     pub bytes_per_second: f64,
@@ -16,8 +18,12 @@ pub struct Peak {
 
 impl Peak {
     /// Measures both, about 0.2 s.
-    pub fn measure() -> Peak {
-        Peak { flops_per_second: fma_peak(), bytes_per_second: read_bandwidth() }
+    pub fn measure(compute: Compute) -> Peak {
+        let flops_per_second = match compute {
+            Compute::F32 => fma_peak(),
+            Compute::Bf16 => dot_peak(),
+        };
+        Peak { flops_per_second, bytes_per_second: read_bandwidth() }
     }
 }
 
@@ -25,7 +31,7 @@ impl Peak {
 const ROUNDS: usize = 5;
 /// Length of one round.
 const ROUND: Duration = Duration::from_millis(15);
-/// Accumulators of the FMA loop: latency (4 cycles) x units (2) of current cores, and some to spare.
+/// Accumulators of the loops: latency (4 cycles for a multiply-add, 6 for a dot product) x units (2) of current cores.
 const ACCUMULATORS: usize = 12;
 /// FMA steps between two looks at the clock.
 const STEPS: usize = 4096;
@@ -34,11 +40,27 @@ const READ_BYTES: usize = 64 << 20;
 
 /// F32 FMA peak in FLOP/s with the widest vectors that this CPU has, over all threads of rayon's pool. About 75 ms.
 pub fn fma_peak() -> f64 {
+    burst_peak(fma_burst)
+}
+
+/// Peak of dot products of bf16 pairs in FLOP/s, over all threads of rayon's pool; that of F32 multiply-adds, which take their
+/// place, on processors without AVX-512 BF16. About 75 ms.
+pub fn dot_peak() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+        // SAFETY: the CPU has AVX-512 BF16.
+        return burst_peak(|| unsafe { dot_burst_avx512() });
+    }
+    fma_peak()
+}
+
+/// FLOP/s of a burst that gives its FLOPs, over all threads.
+fn burst_peak(burst: impl Fn() -> u64 + Sync) -> f64 {
     best_round(|_| {
         let start = Instant::now();
         let mut flops = 0;
         while start.elapsed() < ROUND {
-            flops += fma_burst();
+            flops += burst();
         }
         flops as f64 / start.elapsed().as_secs_f64()
     })
@@ -103,6 +125,19 @@ fn fma_burst_avx512() -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot_burst_avx512() -> u64 {
+    use std::arch::x86_64::*;
+    let [a, b] = [0.999, 1e-3].map(|x| _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(x)), _mm512_set1_ps(x)));
+    let mut sums = [_mm512_set1_ps(1.0); ACCUMULATORS];
+    for _ in 0..STEPS {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, a, b));
+    }
+    black_box(sums);
+    (STEPS * ACCUMULATORS * 32 * 2) as u64
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn fma_burst_avx2() -> u64 {
     use std::arch::x86_64::*;
@@ -147,7 +182,9 @@ mod tests {
 
     #[test]
     fn measured_peaks_are_those_of_a_computer() {
-        let peak = Peak::measure();
+        let peak = Peak::measure(Compute::F32);
+        let bf16 = dot_peak();
+        assert!(bf16 < 8.0 * peak.flops_per_second && bf16 > peak.flops_per_second / 4.0, "{bf16} beside {peak:?}");
         // From one slow scalar core to a thousand of the widest vector cores.
         assert!((1e8..1e15).contains(&peak.flops_per_second), "{peak:?}");
         assert!((1e7..1e14).contains(&peak.bytes_per_second), "{peak:?}");

@@ -2,7 +2,7 @@
 
 use super::training_step::{TrainingStep, spread_ids};
 use crate::device::peak::{self, Peak};
-use crate::device::{DType, Device, Entry, Op, Tensor};
+use crate::device::{Compute, DType, Device, Entry, Op, Tensor, Weights};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Batch, KvCache, Llama, Workspace};
@@ -46,7 +46,9 @@ pub struct BenchRow {
     pub model_filename: String,
     /// Architecture and dtype of the weights.
     pub model_type: String,
-    /// Bytes of the weights.
+    /// How products are computed.
+    pub compute: Compute,
+    /// Bytes of the weights as stored.
     pub model_size: u64,
     /// Parameters, a tied head counted once.
     pub model_n_params: u64,
@@ -78,14 +80,16 @@ pub struct BenchRow {
     pub flops_per_token: f64,
     /// FLOP/s at the mean time.
     pub flops_per_second: f64,
-    /// FLOP/s over the measured F32 FMA peak of all threads.
+    /// FLOP/s over the measured peak of all threads.
     pub mfu: f64,
     /// Fewest bytes per second that had to move between memory and the chip, from the ledger.
     pub bytes_per_second: f64,
     /// The same over the measured read bandwidth; may pass 1 where operands stay in the cache.
     pub bandwidth_utilization: f64,
-    /// The measured F32 FMA peak in FLOP/s.
+    /// The measured peak in FLOP/s: of `vdpbf16ps` for bf16 products, of F32 multiply-adds otherwise.
     pub peak_flops_per_second: f64,
+    /// Share of the time that the machine's limits account for: the larger of `mfu` and `bandwidth_utilization`.
+    pub floor_share: f64,
     /// The measured memory read bandwidth in bytes/s.
     pub peak_bytes_per_second: f64,
 }
@@ -106,14 +110,16 @@ impl<'a> Bench<'a> {
         if options.repetitions == 0 {
             return Err(Error::usage("--repetitions", "one or more", "0"));
         }
-        let peak = Peak::measure();
+        let peak = Peak::measure(dev.compute());
         let tensors = weights(model);
+        let packed = if dev.weights() == Weights::Int8 { " as int8" } else { "" };
         let lora = model.lora_rank().map_or_else(String::new, |r| format!(" + LoRA r={r}"));
         let template = BenchRow {
             build_commit: option_env!("RATOON_COMMIT").unwrap_or("unknown").to_string(),
             cpu_info: peak::cpu_name(),
             model_filename: dir.display().to_string(),
-            model_type: format!("llama {}{}", model.embed_tokens.dtype(), lora),
+            model_type: format!("llama {}{packed}{lora}", model.embed_tokens.dtype()),
+            compute: dev.compute(),
             model_size: tensors.iter().map(|t| t.size_bytes() as u64).sum(),
             model_n_params: tensors.iter().map(|t| t.elements() as u64).sum(),
             backend: "CPU".to_string(),
@@ -133,6 +139,7 @@ impl<'a> Bench<'a> {
             mfu: 0.0,
             bytes_per_second: 0.0,
             bandwidth_utilization: 0.0,
+            floor_share: 0.0,
             peak_flops_per_second: peak.flops_per_second,
             peak_bytes_per_second: peak.bytes_per_second,
         };
@@ -161,6 +168,8 @@ impl<'a> Bench<'a> {
             (mean_and_deviation(&nanoseconds), mean_and_deviation(&samples_ts));
         let (flops, bytes) = (work.flops as f64 / self.repetitions as f64, work.bytes as f64 / self.repetitions as f64);
         let (flops_per_second, bytes_per_second) = (flops * 1e9 / avg_ns, bytes * 1e9 / avg_ns);
+        let mfu = flops_per_second / self.peak.flops_per_second;
+        let bandwidth_utilization = bytes_per_second / self.peak.bytes_per_second;
         Ok(BenchRow {
             test,
             avg_ns: avg_ns as u64,
@@ -171,9 +180,10 @@ impl<'a> Bench<'a> {
             samples_ts,
             flops_per_token: flops / tokens as f64,
             flops_per_second,
-            mfu: flops_per_second / self.peak.flops_per_second,
+            mfu,
             bytes_per_second,
-            bandwidth_utilization: bytes_per_second / self.peak.bytes_per_second,
+            bandwidth_utilization,
+            floor_share: mfu.max(bandwidth_utilization),
             ..self.template.clone()
         })
     }
