@@ -55,7 +55,10 @@ unsafe fn tile<const M: usize, const V: usize>(t: &Tile) {
         let rows: [*const u32; M] = std::array::from_fn(|i| t.a.wrapping_add(i * t.lda));
         let mut b = t.b;
         for p in 0..t.k.div_ceil(2) {
-            let row: [__m512bh; V] = std::array::from_fn(|v| bh(_mm512_loadu_si512(b.add(64 * v).cast())));
+            let mut row = [_mm512_setzero_si512(); V];
+            for (v, row) in row.iter_mut().enumerate() {
+                *row = _mm512_loadu_si512(b.add(64 * v).cast());
+            }
             if M <= ROWS_OF_A_READ {
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 64).cast());
@@ -63,7 +66,7 @@ unsafe fn tile<const M: usize, const V: usize>(t: &Tile) {
             for (acc, a) in acc.iter_mut().zip(rows) {
                 let x = bh(_mm512_set1_epi32(*a.add(p) as i32));
                 for (acc, row) in acc.iter_mut().zip(row) {
-                    *acc = _mm512_dpbf16_ps(*acc, x, row);
+                    *acc = _mm512_dpbf16_ps(*acc, x, bh(row));
                 }
             }
             b = b.add(4 * PANEL);

@@ -7,7 +7,7 @@
 
 use super::pack::{Left, Source};
 use super::tile::PANEL;
-use crate::ops::simd::{Kernel, Simd, dispatch};
+use crate::ops::simd::{Kernel, LANES, Simd, dispatch};
 use half::f16;
 
 /// Steps of the reduction that share a scale.
@@ -23,30 +23,66 @@ pub fn left_len(k: usize) -> usize {
     k.div_ceil(GROUP) * LEFT_GROUP
 }
 
-/// Quantises up to 32 values: the scale, and integers in `-127 ..= 127` such that `x` is about scale times integer. Values that
-/// are not finite give a scale that is not.
+/// Quantises up to 32 values: the scale, and integers in `-127 ..= 127` such that `x` is about scale times integer. A value that
+/// is not finite gives a scale that is not a number.
 #[inline(always)]
 fn quantise(x: &[f32], out: &mut [i8; GROUP], round_scale: impl Fn(f32) -> f32) -> f32 {
-    let largest = x.iter().fold(0.0f32, |max, v| if v.abs() > max || v.is_nan() { v.abs() } else { max });
-    let scale = round_scale(largest / 127.0);
+    let mut values = [0.0f32; GROUP];
+    values[..x.len()].copy_from_slice(x);
+    let mut largest = [0.0f32; LANES];
+    // 0 times what is not finite is not a number.
+    let mut zeros = [0.0f32; LANES];
+    for half in values.chunks_exact(LANES) {
+        for i in 0..LANES {
+            largest[i] = if half[i].abs() > largest[i] { half[i].abs() } else { largest[i] };
+            zeros[i] += half[i] * 0.0;
+        }
+    }
+    let (largest, zero) = (tree(largest, |a, b| if a > b { a } else { b }), tree(zeros, |a, b| a + b));
+    let scale = round_scale(largest / 127.0) + zero;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    out.fill(0);
-    for (out, v) in out.iter_mut().zip(x) {
-        *out = (v * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+    for (out, v) in out.iter_mut().zip(values) {
+        let v = v * inverse;
+        let v = if v > 127.0 { 127.0 } else { v };
+        let v = if v < -127.0 { -127.0 } else { v };
+        // Adding 1.5 * 2^23 rounds to the nearest integer, which the low bits of the sum hold.
+        *out = (v + 12_582_912.0).to_bits() as i8;
     }
     scale
+}
+
+/// Combines lanes in one order.
+#[inline(always)]
+fn tree(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = combine(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 impl Left<'_> {
     /// Quantises rows `first ..` of an `m` x `k` operand into the whole rows of `dst`, [`left_len`] u32 each.
     pub fn quantise(self, dst: &mut [u32], m: usize, k: usize, first: usize) {
-        let mut row = vec![0.0f32; k];
+        let mut row = Vec::new();
         for (i, dst) in dst.chunks_exact_mut(left_len(k)).enumerate() {
-            match self {
-                Left::Rows(x) => x.read((first + i) * k, &mut row),
-                Left::Columns(x) => row.iter_mut().enumerate().for_each(|(p, v)| *v = x.at(p * m + first + i)),
-            }
-            dispatch(QuantiseRow { dst, row: &row });
+            let row = match self {
+                Left::Rows(Source::F32(x)) => &x[(first + i) * k..(first + i + 1) * k],
+                Left::Rows(x) => {
+                    row.resize(k, 0.0);
+                    x.read((first + i) * k, &mut row);
+                    &row
+                }
+                Left::Columns(x) => {
+                    row.clear();
+                    row.extend((0..k).map(|p| x.at(p * m + first + i)));
+                    &row
+                }
+            };
+            dispatch(QuantiseRow { dst, row });
         }
     }
 }
