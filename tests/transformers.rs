@@ -1,5 +1,6 @@
 //! What ratoon writes, PyTorch `transformers` and `peft` load unchanged, with the same logits (tests/transformers_load.py says
-//! within which bound). Runs where `$RATOON_TEST_PYTHON`, else `python3`, has torch, transformers and peft.
+//! within which bound). Runs where `$RATOON_TEST_PYTHON`, else `python3`, has torch, transformers and peft;
+//! tests/pytorch/install.sh installs them.
 
 mod support;
 

@@ -5,14 +5,15 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use std::fmt::Debug;
 
-/// Width and height of every chart, in SVG units.
-const SIZE: (u32, u32) = (640, 380);
+/// Width and height of every chart, in SVG units: a phone shows them at 0.6 of that.
+const SIZE: (u32, u32) = (560, 380);
 
 /// Colours that stay apart for colour-blind readers (Okabe & Ito 2008), in the order of the series.
 const PALETTE: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 
-const FONT: (&str, i32) = ("sans-serif", 15);
+/// 11 pixels on a phone.
+const FONT: (&str, i32) = ("sans-serif", 19);
 
 /// A chart on an SVG drawing.
 type Chart<'a, X, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>;
@@ -59,7 +60,7 @@ where
     Y::Value: Debug,
 {
     let mut chart =
-        ChartBuilder::on(root).margin(12).x_label_area_size(44).y_label_area_size(64).build_cartesian_2d(x, y)?;
+        ChartBuilder::on(root).margin(12).x_label_area_size(54).y_label_area_size(80).build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -120,7 +121,8 @@ pub fn quality(models: &[ModelRow]) -> String {
                 .label(&model.name)
                 .legend(move |(x, y)| Circle::new((x + 9, y), 5, color.filled()));
         }
-        legend(&mut chart, SeriesLabelPosition::UpperRight)
+        // The points stand at the ends of the axis: one x for the base, one for what was cut.
+        legend(&mut chart, SeriesLabelPosition::UpperMiddle)
     })
 }
 
@@ -138,7 +140,7 @@ pub fn roofline(operations: &[OperationRow], peak_flops: f64, peak_bandwidth: f6
     let peak = peak_flops / 1e9;
     let roof = |intensity: f64| (intensity * peak_bandwidth / 1e9).min(peak);
     let low_x = points.iter().map(|p| p.0).fold(0.25, f64::min) / 2.0;
-    let high_x = points.iter().map(|p| p.0).fold(64.0, f64::max) * 4.0;
+    let high_x = points.iter().map(|p| p.0).fold(64.0, f64::max) * 16.0;
     let low_y = points.iter().map(|p| p.1).fold(1.0, f64::min) / 2.0;
     svg(|root| {
         let labels = ("FLOPs per byte moved at least", "GFLOP/s");
