@@ -23,3 +23,8 @@ pub mod report;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The README's example, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
