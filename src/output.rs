@@ -1,6 +1,8 @@
 //! Outputs that appear whole or not at all: a temporary sibling, fsync, rename, fsync of the directory; one writer at a time.
 
 use crate::error::{Error, Result};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -48,36 +50,75 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Re
     let dir = parent(path);
     fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
     let temporary = sibling(path, "partial");
-    let done = File::create(&temporary).and_then(|file| {
+    let written = File::create(&temporary).and_then(|file| {
         let mut out = BufWriter::with_capacity(1 << 20, file);
         write(&mut out)?;
         out.into_inner().map_err(|e| e.into_error())?.sync_all()
     });
-    if let Err(e) = done {
+    let named = written
+        .map_err(Error::io(path, "write"))
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io(path, "rename into place")));
+    if named.is_err() {
         let _ = fs::remove_file(&temporary);
-        return Err(Error::io(path, "write")(e));
     }
-    fs::rename(&temporary, path).map_err(Error::io(path, "rename into place"))?;
+    named?;
     sync_dir(dir)
+}
+
+/// Keeps what this program did not make from being replaced: [`Error::Usage`] for a file, and for a directory that holds
+/// something but neither a model, an adapter, a checkpoint nor one of this program's records.
+pub fn refuse_foreign(output: &Path) -> Result<()> {
+    let foreign = |found: &str| {
+        let expected = "an earlier output to replace (remove other things yourself)";
+        Err(Error::usage(format!("output {} --overwrite", output.display()), expected, found))
+    };
+    if !output.is_dir() {
+        return foreign("a file");
+    }
+    let mut empty = true;
+    for entry in fs::read_dir(output).map_err(Error::io(output, "list"))? {
+        let name = entry.map_err(Error::io(output, "list"))?.file_name();
+        let name = name.to_string_lossy();
+        let record = name.starts_with("ratoon_") && name.ends_with(".json");
+        if record || ["config.json", "adapter_config.json", "trainer_state.json"].contains(&&*name) {
+            return Ok(());
+        }
+        empty &= name.starts_with('.');
+    }
+    if empty { Ok(()) } else { foreign("a directory that holds something else") }
+}
+
+/// Removes an output directory. Its name goes first and in one step, so that a kill leaves no part of it under that name; what
+/// it leaves under a hidden one goes with the next call.
+pub fn remove_output(output: &Path) -> Result<()> {
+    let hidden = sibling(output, "removed");
+    if hidden.exists() {
+        fs::remove_dir_all(&hidden).map_err(Error::io(&hidden, "remove"))?;
+    }
+    if output.exists() {
+        fs::rename(output, &hidden).map_err(Error::io(output, "remove"))?;
+        fs::remove_dir_all(&hidden).map_err(Error::io(&hidden, "remove"))?;
+    }
+    Ok(())
 }
 
 /// A directory that is filled under a hidden name and appears under its own when [committed](StagedDir::commit).
 pub struct StagedDir {
     target: PathBuf,
     staging: PathBuf,
-    committed: bool,
     _lock: OutputLock,
 }
 
 impl StagedDir {
-    /// Starts an output directory. Left-overs of a killed run are removed; an existing output is an error unless `overwrite`.
+    /// Starts an output directory. Left-overs of a killed run are removed; an existing output is an error unless `overwrite`
+    /// and [something that may be replaced](refuse_foreign).
     pub fn create(target: &Path, overwrite: bool) -> Result<StagedDir> {
-        if target.exists() && !overwrite {
-            return Err(Error::usage(
-                format!("output {}", target.display()),
-                "a path that does not exist yet (or --overwrite)",
-                "an existing one",
-            ));
+        if target.exists() {
+            if !overwrite {
+                let expected = "a path that does not exist yet (or --overwrite)";
+                return Err(Error::usage(format!("output {}", target.display()), expected, "an existing one"));
+            }
+            refuse_foreign(target)?;
         }
         let lock = OutputLock::acquire(target)?;
         let staging = sibling(target, "partial");
@@ -85,7 +126,7 @@ impl StagedDir {
             fs::remove_dir_all(&staging).map_err(Error::io(&staging, "remove"))?;
         }
         fs::create_dir(&staging).map_err(Error::io(&staging, "create"))?;
-        Ok(StagedDir { target: target.to_path_buf(), staging, committed: false, _lock: lock })
+        Ok(StagedDir { target: target.to_path_buf(), staging, _lock: lock })
     }
 
     /// Where to write the files.
@@ -94,25 +135,38 @@ impl StagedDir {
     }
 
     /// Syncs every file and gives the directory its name.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
         for entry in fs::read_dir(&self.staging).map_err(Error::io(&self.staging, "list"))? {
             let path = entry.map_err(Error::io(&self.staging, "list"))?.path();
             File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io(&path, "sync"))?;
         }
         sync_dir(&self.staging)?;
         if self.target.exists() {
-            fs::remove_dir_all(&self.target).map_err(Error::io(&self.target, "replace"))?;
+            self.replace()?;
+        } else {
+            fs::rename(&self.staging, &self.target).map_err(Error::io(&self.target, "rename into place"))?;
         }
-        fs::rename(&self.staging, &self.target).map_err(Error::io(&self.target, "rename into place"))?;
-        self.committed = true;
         sync_dir(parent(&self.target))
+    }
+
+    /// Changes places with the earlier output in one step, so that one of the two has the name at every moment, and removes
+    /// that one.
+    fn replace(&self) -> Result<()> {
+        match renameat_with(CWD, &self.staging, CWD, &self.target, RenameFlags::EXCHANGE) {
+            Ok(()) => fs::remove_dir_all(&self.staging).map_err(Error::io(&self.staging, "remove")),
+            // A file system that cannot: a kill between these two leaves neither.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::XDEV) => {
+                fs::remove_dir_all(&self.target).map_err(Error::io(&self.target, "replace"))?;
+                fs::rename(&self.staging, &self.target).map_err(Error::io(&self.target, "rename into place"))
+            }
+            Err(e) => Err(Error::io(&self.target, "replace")(e.into())),
+        }
     }
 }
 
 impl Drop for StagedDir {
     fn drop(&mut self) {
-        if !self.committed {
-            let _ = fs::remove_dir_all(&self.staging);
-        }
+        // Committed, there is none any more.
+        let _ = fs::remove_dir_all(&self.staging);
     }
 }

@@ -258,9 +258,7 @@ fn a_run_killed_again_and_again_gives_the_bytes_of_an_unbroken_one() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
     setup(dir);
-    let start = Instant::now();
     run(dir, "whole");
-    let time = start.elapsed();
     let whole = results(&dir.join("whole"));
 
     // At the moments where something is half done.
@@ -298,15 +296,6 @@ fn a_run_killed_again_and_again_gives_the_bytes_of_an_unbroken_one() {
     }
     run(dir, "killed");
     assert!(results(&out) == whole);
-
-    // At moments of the clock.
-    for eighths in 1..8 {
-        let (start, moment) = (Instant::now(), time * eighths / 8);
-        let output = format!("killed-{eighths}");
-        kill_when(command(dir, &output).spawn().unwrap(), || start.elapsed() >= moment);
-        run(dir, &output);
-        assert!(results(&dir.join(&output)) == whole, "killed after {eighths}/8");
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::Context;
 use super::model_args::ModelArgs;
 use ratoon::Result;
 use ratoon::model::Llama;
+use ratoon::output::OutputLock;
 use ratoon::prune::{self, Calibration, CalibrationOptions, Metric, ScoreOptions, Tokens};
 use std::path::PathBuf;
 
@@ -65,6 +66,7 @@ impl Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    let _lock = OutputLock::acquire(&args.output)?;
     let dir = args.model.resolve()?;
     let model = Llama::load_adapted(&dir, args.model.adapter.as_deref())?;
     let sampling = CalibrationOptions { samples: args.samples, sample_tokens: args.sample_tokens };

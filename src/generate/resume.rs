@@ -56,20 +56,29 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_slice(&text).map_err(|e| Error::format(path, "file", "a JSON object", e.to_string()))
 }
 
-/// An error that names the first setting which differs from those of an earlier run.
+/// An error that names the first setting which differs from those of an earlier run; of a group (the model's files), the first
+/// of its members.
 fn compare(target: &Path, earlier: &Value, settings: &Map<String, Value>) -> Result<()> {
-    let names = settings.keys().chain(earlier.as_object().into_iter().flat_map(Map::keys));
-    for name in names {
-        let (was, is) = (earlier.get(name).unwrap_or(&Value::Null), settings.get(name).unwrap_or(&Value::Null));
-        if was != is {
-            return Err(Error::usage(
-                format!("{}: setting {name}", target.display()),
-                format!("{was} as in the run that began it (or --overwrite to start again)"),
-                is.to_string(),
-            ));
-        }
+    fn differing(place: String, was: &Value, is: &Value) -> Option<(String, Value, Value)> {
+        let (Value::Object(earlier), Value::Object(now)) = (was, is) else {
+            return (was != is).then(|| (place, was.clone(), is.clone()));
+        };
+        now.keys().chain(earlier.keys()).find_map(|key| {
+            let value = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
+            differing(format!("{place} {key}"), &value(earlier), &value(now))
+        })
     }
-    Ok(())
+    let Some((place, was, is)) = differing("setting".into(), earlier, &Value::Object(settings.clone())) else {
+        return Ok(());
+    };
+    let expected = format!("{} as in the run that began it (or --overwrite to start again)", shown(&was));
+    Err(Error::usage(format!("{}: {place}", target.display()), expected, shown(&is)))
+}
+
+/// A setting as the user gave it: one that was kept in 32 bits has the digits of 32 bits.
+fn shown(value: &Value) -> String {
+    let short = value.as_f64().filter(|_| value.is_f64()).filter(|&x| f64::from(x as f32) == x);
+    short.map_or_else(|| value.to_string(), |x| (x as f32).to_string())
 }
 
 /// Opens an output to write or to go on with. `settings` are what the rows depend on; an earlier run with others is an error
@@ -79,15 +88,18 @@ pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Res
     let (partial, begun) = (beside(target, ".", ".unfinished"), beside(target, ".", ".unfinished.json"));
     let manifest = manifest_path(target);
     if overwrite {
-        for path in [&partial, &begun, &manifest] {
-            if path.exists() {
-                fs::remove_file(path).map_err(Error::io(path, "remove"))?;
-            }
+        // The settings first: rows without them count for nothing, at whatever moment the process is killed.
+        for path in [&begun, &partial, &manifest] {
+            remove(path)?;
         }
     } else if manifest.exists() && target.exists() {
         let manifest = read_json(&manifest)?;
         compare(target, &manifest["settings"], &settings)?;
+        remove(&begun)?;
         return Ok(Opened::Finished(manifest));
+    } else if begun.exists() && !holds_rows(&partial)? && !target.exists() {
+        // An earlier run that did no row: there is nothing that other settings would contradict.
+        remove(&begun)?;
     } else if begun.exists() {
         compare(target, &read_json(&begun)?, &settings)?;
         if target.exists() && !partial.exists() {
@@ -98,15 +110,32 @@ pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Res
         let expected = "a path that does not exist yet (or --overwrite)";
         return Err(Error::usage(format!("output {}", target.display()), expected, "an existing one"));
     }
-    if !begun.exists() {
-        write_file(&begun, |out| serde_json::to_writer_pretty(out, &settings).map_err(Into::into))?;
-    }
     let file = OpenOptions::new().read(true).append(true).create(true).open(&partial);
     let file = file.map_err(Error::io(&partial, "open"))?;
+    if !begun.exists() {
+        // Only now, so that settings beside an output but no file of rows always mean that this file was renamed.
+        file.set_len(0).map_err(Error::io(&partial, "cut"))?;
+        write_file(&begun, |out| serde_json::to_writer_pretty(out, &settings).map_err(Into::into))?;
+    }
     let earlier = whole_lines(&file, &partial)?;
     let (target, next, out) = (target.to_path_buf(), earlier.len(), BufWriter::new(file));
     let (pending, synced) = (BTreeMap::new(), Instant::now());
     Ok(Opened::Unfinished(Unfinished { target, partial, out, settings, earlier, next, pending, synced, _lock: lock }))
+}
+
+/// Whether the file of unfinished rows has any.
+fn holds_rows(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        other => Ok(other.map_err(Error::io(path, "read"))?.len() > 0),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove")(e)),
+        _ => Ok(()),
+    }
 }
 
 /// The rows of a file; what stands behind the last line break was cut while being written and is removed.
@@ -162,8 +191,7 @@ impl Unfinished {
             map.extend(results);
         }
         write_file(&manifest_path(&target), |out| serde_json::to_writer_pretty(out, &manifest).map_err(Into::into))?;
-        let begun = beside(&target, ".", ".unfinished.json");
-        fs::remove_file(&begun).map_err(Error::io(&begun, "remove"))?;
+        remove(&beside(&target, ".", ".unfinished.json"))?;
         Ok(manifest)
     }
 }
@@ -233,13 +261,27 @@ mod tests {
                 "{error}"
             );
         };
-        let first = unfinished(&target);
+        assert!(matches!(open(&target, settings(1), false), Ok(Opened::Unfinished(_))));
+        // That run did no row: it stands in nobody's way.
+        let mut first = unfinished(&target);
         assert!(matches!(open(&target, settings(0), false), Err(Error::Locked { .. })), "one writer at a time");
+        first.push(0, &json!({})).unwrap();
         drop(first);
         fails(&target);
         unfinished(&target).finish(Map::new()).unwrap();
         fails(&target);
         assert!(matches!(open(&target, settings(1), true), Ok(Opened::Unfinished(_))));
+    }
+
+    #[test]
+    fn a_setting_that_is_a_group_is_named_by_the_member_that_differs() {
+        let group = |b: f32| json!({"model": {"a.json": "x", "b.json": b}});
+        let error = compare(Path::new("out"), &group(0.9), group(0.5).as_object().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("out: setting model b.json: expected 0.9 as") && error.ends_with("found 0.5"),
+            "{error}"
+        );
+        assert!(compare(Path::new("out"), &group(0.9), group(0.9).as_object().unwrap()).is_ok());
     }
 
     #[test]

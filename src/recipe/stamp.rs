@@ -83,9 +83,13 @@ impl Stage<'_> {
         Ok(Progressed::Nothing)
     }
 
-    /// Removes what a run with other settings left, then marks the stage as begun with `key`: in this order, so that whatever
-    /// stands beside the mark belongs to it, at whatever moment the process is killed.
+    /// Withdraws the stamp of a run with other settings, removes what that left, then marks the stage as begun with `key`: in
+    /// this order, so that whatever stands beside a key belongs to it and is whole, at whatever moment the process is killed.
     fn begin(&self, output: &Path, path: &Path, key: &str) -> Result<()> {
+        let mark = |key: Option<&str>| {
+            write_file(path, |out| serde_json::to_writer_pretty(out, &json!({ "begun": key })).map_err(Into::into))
+        };
+        mark(None)?;
         for name in self.makes.iter().chain(self.leaves) {
             let old = output.join(name);
             let removed = if old.is_dir() { std::fs::remove_dir_all(&old) } else { std::fs::remove_file(&old) };
@@ -94,7 +98,7 @@ impl Stage<'_> {
                 _ => {}
             }
         }
-        write_file(path, |out| serde_json::to_writer_pretty(out, &json!({ "begun": key })).map_err(Into::into))
+        mark(Some(key))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::interrupt;
 use crate::model::adapter;
 use crate::model::safetensors::WeightFiles;
 use crate::model::{Config, Llama};
-use crate::output::{OutputLock, StagedDir, sync_dir, write_file};
+use crate::output::{OutputLock, StagedDir, refuse_foreign, remove_output, sync_dir, write_file};
 use crate::progress::{Progress, line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -119,6 +119,8 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
     }
     let steps_per_epoch = prepared.order.steps_per_epoch() as f64;
     let (mut trainer, mut state) = start_trainer(dev, options, &prepared, settings)?;
+    let record = json!({ "settings": state.settings });
+    write_file(&options.output.join(MARKER), |out| Ok(serde_json::to_writer_pretty(out, &record)?))?;
     let mut log = Log::open(&options.output, &state.log_history, options.logging_steps)?;
     let progress = Progress::start("finetune", prepared.total_steps, "steps");
     progress.add(state.global_step);
@@ -203,13 +205,12 @@ fn holds_files(dir: &Path) -> Result<bool> {
 fn start_output(options: &FinetuneOptions, settings: &Map<String, Value>) -> Result<Option<FinetuneReport>> {
     let output = &options.output;
     let (manifest, marker) = (output.join(MANIFEST), output.join(MARKER));
-    let occupied = output.exists() && holds_files(output)?;
-    if occupied && options.overwrite {
-        if !manifest.exists() && !marker.exists() && !output.join("config.json").exists() {
-            let found = "a directory that holds something else; remove it yourself";
-            return Err(Error::usage("--overwrite", "the output of an earlier run", found));
+    let occupied = output.exists() && (!output.is_dir() || holds_files(output)?);
+    if options.overwrite {
+        if occupied {
+            refuse_foreign(output)?;
         }
-        fs::remove_dir_all(output).map_err(Error::io(output, "replace"))?;
+        remove_output(output)?;
     } else if occupied {
         if options.resume == Resume::Never || !(manifest.exists() || marker.exists()) {
             let expected = "a path that does not exist yet (or --overwrite)";
@@ -220,6 +221,7 @@ fn start_output(options: &FinetuneOptions, settings: &Map<String, Value>) -> Res
             let report: FinetuneReport = serde_json::from_str(&text)
                 .map_err(|e| Error::format(&manifest, format!("line {}", e.line()), "a run's record", e.to_string()))?;
             if report.settings == *settings {
+                remove_traces(output)?;
                 line(&format!("{}: finished before with the same settings", output.display()));
                 return Ok(Some(report));
             }
@@ -232,7 +234,6 @@ fn start_output(options: &FinetuneOptions, settings: &Map<String, Value>) -> Res
         }
     }
     fs::create_dir_all(output).map_err(Error::io(output, "create"))?;
-    write_file(&marker, |out| Ok(serde_json::to_writer_pretty(out, &json!({ "settings": settings }))?))?;
     Ok(None)
 }
 
@@ -313,13 +314,14 @@ fn finish(
     Ok(report)
 }
 
-/// Removes the marker and the locks of checkpoints: the run is finished.
+/// Removes the marker, the locks of checkpoints and what killed runs left half-written: the run is finished.
 fn remove_traces(output: &Path) -> Result<()> {
     for entry in fs::read_dir(output).map_err(Error::io(output, "list"))? {
         let path = entry.map_err(Error::io(output, "list"))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == MARKER || (name.starts_with('.') && name.ends_with(".lock")) {
-            fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        if name == MARKER || (name.starts_with('.') && (name.ends_with(".lock") || name.ends_with(".partial"))) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(Error::io(&path, "remove"))?;
         }
     }
     Ok(())

@@ -1,0 +1,67 @@
+//! A disk that is full, or read-only, from each change on: exit code 4, one line with file and cause, and once the disk is
+//! well again the same command gives the bytes of an unbroken run.
+
+use super::trace::{Ended, Fault, count};
+use super::verbs::{DISTILL, FINETUNE, PRUNE, Workshop};
+
+fn refused_from_each_change(verb: &str, fault: Fault, cause: &str, leaves: &[&str]) {
+    let workshop = Workshop::new();
+    let whole = workshop.attempt("whole");
+    let changes = count(&mut whole.command(verb));
+    let mut refused = 0;
+    for at in 0..changes {
+        let attempt = workshop.attempt("refused");
+        let Ended { status, stderr, .. } = attempt.run(verb, fault, at);
+        // Nothing that the result needs was refused, where only left-overs were to be removed.
+        if status.code() != Some(0) {
+            assert_eq!(status.code(), Some(4), "{fault:?} at change {at}: {stderr}");
+            assert!(stderr.starts_with("error: ") && stderr.ends_with(&format!("{cause}\n")), "{stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+            let file = stderr["error: ".len()..].split(": cannot ").next().unwrap();
+            assert!(file.contains("out") || file == ".", "{stderr}");
+            refused += 1;
+        }
+        if fault == Fault::FullDisk {
+            let left = attempt.hidden();
+            let known = |path: &std::path::PathBuf| leaves.iter().any(|name| path.ends_with(name));
+            assert!(left.iter().all(known), "{fault:?} at change {at}: {left:?}");
+        }
+        assert!(attempt.finish(verb) == whole.results(), "{fault:?} at change {at} of {changes}: {stderr}");
+    }
+    assert!(refused > changes / 2, "{refused} of {changes}");
+}
+
+const FULL: &str = "No space left on device (os error 28)";
+const READ_ONLY: &str = "Read-only file system (os error 30)";
+/// Where finished rows wait for the others.
+const UNFINISHED: [&str; 2] = [".out.jsonl.unfinished", ".out.jsonl.unfinished.json"];
+
+#[test]
+fn a_full_disk_ends_a_cut_and_nothing_is_left() {
+    refused_from_each_change(PRUNE, Fault::FullDisk, FULL, &[]);
+}
+
+#[test]
+fn a_full_disk_ends_a_distillation_and_only_whole_rows_are_left() {
+    refused_from_each_change(DISTILL, Fault::FullDisk, FULL, &UNFINISHED);
+}
+
+#[test]
+fn a_full_disk_ends_a_training_and_only_whole_checkpoints_are_left() {
+    refused_from_each_change(FINETUNE, Fault::FullDisk, FULL, &[]);
+}
+
+#[test]
+fn a_read_only_disk_ends_a_cut() {
+    refused_from_each_change(PRUNE, Fault::ReadOnly, READ_ONLY, &[]);
+}
+
+#[test]
+fn a_read_only_disk_ends_a_distillation() {
+    refused_from_each_change(DISTILL, Fault::ReadOnly, READ_ONLY, &[]);
+}
+
+#[test]
+fn a_read_only_disk_ends_a_training() {
+    refused_from_each_change(FINETUNE, Fault::ReadOnly, READ_ONLY, &[]);
+}
