@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod generate;
+pub mod input;
 pub mod interrupt;
 pub mod model;
 pub mod ops;

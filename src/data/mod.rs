@@ -16,6 +16,7 @@ mod parquet;
 pub use format::{FORMATS, messages};
 
 use crate::error::{Error, Result};
+use crate::input::refuse_lfs_pointer;
 use crate::model::Message;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -146,10 +147,11 @@ pub fn note_id(path: &Path, at: &str, line: usize, id: &str, seen: &mut BTreeMap
 /// and prompts. Errors as [`rows`], except for shapes and ids.
 pub fn objects(path: &Path, allow_torn_tail: bool) -> Result<Objects> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let mut magic = Vec::new();
-    Read::by_ref(&mut file).take(4).read_to_end(&mut magic).map_err(Error::io(path, "read"))?;
+    let mut head = Vec::new();
+    Read::by_ref(&mut file).take(64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
     file.rewind().map_err(Error::io(path, "read"))?;
-    if magic != b"PAR1" && path.extension().is_none_or(|e| e != "parquet") {
+    refuse_lfs_pointer(path, &head)?;
+    if !head.starts_with(b"PAR1") && path.extension().is_none_or(|e| e != "parquet") {
         return Ok(Objects { source: Source::Jsonl(jsonl::Lines::new(file, path, allow_torn_tail)) });
     }
     #[cfg(feature = "parquet")]

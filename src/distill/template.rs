@@ -1,6 +1,7 @@
 //! The prompt that asks the model to rewrite an answer: a TOML file of Jinja texts, built in or the user's own.
 
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use crate::model::Message;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Deserialize;
@@ -47,7 +48,7 @@ impl Template {
         let path = PathBuf::from(name);
         match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             Some((_, source)) => Template::parse(source, &path),
-            None => Template::parse(&std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?, &path),
+            None => Template::parse(&read_text(&path)?, &path),
         }
     }
 

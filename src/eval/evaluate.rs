@@ -5,9 +5,10 @@ use super::{Divergence, OwnText, OwnTextOptions, Perplexity, divergence, own_tex
 use crate::device::{Compute, Device, Weights};
 use crate::error::{Error, Result};
 use crate::generate::Runtime;
+use crate::input::read_text;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -154,14 +155,5 @@ pub fn evaluate(dev: &Device, options: &EvalOptions) -> Result<EvalReport> {
 
 /// The files' texts, joined by an empty line.
 fn read_texts(paths: &[PathBuf]) -> Result<String> {
-    let read = |path: &PathBuf| -> Result<String> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        String::from_utf8(bytes).map_err(|e| not_utf8(path, &e))
-    };
-    Ok(paths.iter().map(read).collect::<Result<Vec<_>>>()?.join("\n\n"))
-}
-
-fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> Error {
-    let at = error.utf8_error().valid_up_to();
-    Error::format(path, format!("byte {at}"), "UTF-8 text", format!("byte {:#04x}", error.as_bytes()[at]))
+    Ok(paths.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?.join("\n\n"))
 }

@@ -82,7 +82,7 @@ pub fn perplexity(dev: &Device, model: &Llama, ids: &[u32], window: usize) -> Re
             let nll: f64 = log_probs[start..start + window.len() - 1].iter().map(|&lp| -f64::from(lp)).sum();
             if !nll.is_finite() {
                 let place = format!("perplexity, window {}", nll_per_window.len());
-                let instead = "check the weights with `ratoon inspect`".to_string();
+                let instead = "check the weights with `ratoon inspect --check-values`".to_string();
                 return Err(Error::NotFinite { place, value: nll as f32, instead });
             }
             nll_per_window.push(nll / (window.len() - 1) as f64);

@@ -2,7 +2,7 @@
 
 use super::lora::{Lora, Projection};
 use super::safetensors::{TensorSpec, WeightFiles, header_bytes};
-use super::{Llama, json as json_file};
+use super::{Llama, json as json_file, pickle};
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::philox;
@@ -10,7 +10,7 @@ use crate::output::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// File of the options.
 pub const CONFIG: &str = "adapter_config.json";
@@ -230,7 +230,7 @@ impl Adapter {
             let expected = format!("blocks below {blocks}, as many as the model has");
             return Err(Error::format(&dir.join(CONFIG), "layers_to_transform", expected, l.to_string()));
         }
-        let path = dir.join(WEIGHTS);
+        let path = weights_path(dir)?;
         let files = WeightFiles::open_files(vec![path.clone()])?;
         let scale = config.scale();
         let mut loras = BTreeMap::new();
@@ -272,6 +272,12 @@ impl Adapter {
         }
         self.config
     }
+}
+
+/// The file of an adapter's tensors; [`Error::Unsupported`] with the way to convert when there is only a pickled one.
+pub fn weights_path(dir: &Path) -> Result<PathBuf> {
+    let (path, pickled) = (dir.join(WEIGHTS), dir.join("adapter_model.bin"));
+    if !path.exists() && pickled.exists() { Err(pickle::refuse_adapter(&pickled)) } else { Ok(path) }
 }
 
 /// First stream of the initial factors; the masks of dropout start at 0 and stay below.

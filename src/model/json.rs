@@ -1,22 +1,11 @@
 //! JSON files of a model directory, read so that every mistake is named.
 
 use crate::error::{Error, Result};
+use crate::input::refuse_lfs_pointer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::marker::PhantomData;
 use std::path::Path;
-
-/// First bytes of the text file that Git leaves in place of a large file that was not fetched.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
-
-/// [`Error::Format`] when `bytes` are a Git LFS pointer instead of the content.
-pub fn refuse_lfs_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
-    if !bytes.starts_with(LFS_POINTER) {
-        return Ok(());
-    }
-    let found = "a Git LFS pointer (run `git lfs pull` in its repository, or download the file itself)";
-    Err(Error::format(path, "file", "the file's content", found))
-}
 
 /// Parses a JSON file into `T`; the error names the line and column.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {

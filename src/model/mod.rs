@@ -6,6 +6,7 @@
 //! | `safetensors/` | weight files: memory-mapped, checked, single or sharded; streamed writing |
 //! | `mapped.rs` | mapped files, and what happens when one is cut short |
 //! | `json.rs` | JSON files read so that mistakes are named |
+//! | `pickle.rs` | weights in Python's pickle: refused, with the way to convert them |
 //! | `weight_header.rs` | a weight file's header as raw bytes, for copying |
 //! | `linear.rs` | one projection: weight, bias, adapter |
 //! | `llama.rs` | weights by role, and the forward pass |
@@ -37,6 +38,7 @@ pub mod llama;
 pub mod llama_backward;
 pub mod lora;
 pub mod mapped;
+mod pickle;
 mod placement;
 pub mod presets;
 pub mod safetensors;

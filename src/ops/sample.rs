@@ -94,7 +94,7 @@ fn draw_row(row: &[f32], draw: &Draw) -> Result<Drawn> {
         return Err(Error::NotFinite {
             place: format!("logits of request {} at position {}", draw.request, draw.position),
             value: value.unwrap_or(max),
-            instead: "check the model's weights with `ratoon inspect`".into(),
+            instead: "check the model's weights with `ratoon inspect --check-values`".into(),
         });
     }
     let id = if draw.sampling.temperature == 0.0 { best } else { draw_id(row, max, draw) };

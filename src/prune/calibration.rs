@@ -2,6 +2,7 @@
 
 use crate::data::{self, Example, ReadOptions};
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use crate::model::{ChatTemplate, Tokenizer};
 use serde::Serialize;
 use std::path::Path;
@@ -49,11 +50,7 @@ impl Calibration {
         }
         let tokenizer = Tokenizer::load(dir)?;
         let calibration = if path.extension().is_some_and(|e| e == "txt") {
-            let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-            let text = String::from_utf8(bytes).map_err(|e| {
-                Error::format(path, format!("byte {}", e.utf8_error().valid_up_to()), "UTF-8", "no UTF-8")
-            })?;
-            let ids = tokenizer.encode(&text, true)?;
+            let ids = tokenizer.encode(&read_text(path)?, true)?;
             let windows = ids.chunks_exact(options.sample_tokens).take(options.samples);
             let calibration = Calibration::new(windows.map(<[u32]>::to_vec).collect());
             if calibration.samples == 0 {

@@ -14,6 +14,7 @@
 //! `layer_range` excludes its end.
 
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use crate::model::Config;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -48,7 +49,7 @@ pub(super) fn dtype(config: &Config) -> Option<&str> {
 /// The blocks that a configuration keeps, in order. `dtype` is the model's own, as mergekit spells it; another one in the
 /// file is an error, since cutting changes no number.
 pub(super) fn read_kept(path: &Path, num_hidden_layers: usize, dtype: Option<&str>) -> Result<Vec<usize>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_text(path)?;
     let config: Configuration = serde_saphyr::from_str(&text).map_err(|e| {
         let found = e.to_string().lines().next().unwrap_or_default().to_string();
         Error::format(path, "configuration", "slices, merge_method and dtype of a mergekit passthrough", found)

@@ -5,6 +5,7 @@
 
 use super::{Score, Scores};
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use crate::output::write_file;
 use crate::report::heatmap::{HeatMap, HeatRow};
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ pub(super) fn recorded_metric(path: &Path) -> Option<String> {
 
 /// Reads a CSV of scores for a model of `num_hidden_layers` blocks.
 pub(super) fn read_scores(path: &Path, num_hidden_layers: usize) -> Result<Vec<Score>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_text(path)?;
     let mut lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     match lines.next() {
         Some((_, header)) if header.trim() == HEADER => {}

@@ -13,6 +13,7 @@ use crate::eval::tasks::{self, Items, Task, TaskOptions};
 use crate::eval::{OwnTextOptions, divergence, own_text, perplexity};
 use crate::generate::provenance::model_fingerprint;
 use crate::generate::{EngineOptions, Runtime, Sampling};
+use crate::input::read_text;
 use crate::model::adapter::LoraConfig;
 use crate::model::safetensors::WeightFiles;
 use crate::model::{Config, Llama, source};
@@ -223,9 +224,7 @@ impl Run<'_> {
         let stage = Stage { name: &format!("eval-{name}"), makes: &[], leaves: &[] };
         run_stage(self.dev, self.output, stage, &key(settings, &inputs), || {
             let subject = Runtime::load(self.dev, dir)?;
-            let text =
-                std::fs::read_to_string(&settings.perplexity).map_err(Error::io(&settings.perplexity, "read"))?;
-            let mut ids = subject.tokenizer.encode(&text, true)?;
+            let mut ids = subject.tokenizer.encode(&read_text(&settings.perplexity)?, true)?;
             ids.truncate(settings.limit_tokens.unwrap_or(usize::MAX));
             let quality = perplexity(self.dev, &subject.model, &ids, settings.window)?;
             let (mut distance, mut own) = (None, None);

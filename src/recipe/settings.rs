@@ -1,6 +1,7 @@
 //! The recipe file: every key with its default. Keys are the options of the verbs, paths are relative to the recipe.
 
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use crate::model::Projection;
 use crate::prune::{Metric, Tokens};
 use crate::train::SchedulerType;
@@ -233,7 +234,7 @@ mod defaults {
 impl Recipe {
     /// Reads a recipe; its data paths become relative to the working directory.
     pub fn load(path: &Path) -> Result<Recipe> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let text = read_text(path)?;
         let mut recipe: Recipe = toml::from_str(&text).map_err(|e| {
             let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             Error::format(path, format!("line {line}"), "a recipe", e.message().to_string())

@@ -196,7 +196,9 @@ pub fn tokenize(
         sequences.push(sequence);
     }
     if sequences.is_empty() {
-        return Err(Error::format(path, "rows", "at least one row to train on", format!("{counts:?}")));
+        let (rows, long) = (counts.rows, counts.dropped_too_long);
+        let found = format!("none of {rows} ({long} too long, {} cut before a target)", counts.dropped_without_target);
+        return Err(Error::format(path, "rows", "at least one row to train on", found));
     }
     Ok((sequences, counts))
 }

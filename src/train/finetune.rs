@@ -183,7 +183,7 @@ fn settings(dev: &Device, options: &FinetuneOptions, sequences: &[Sequence]) -> 
     settings.insert("data".into(), hex(&hash.finalize()).into());
     settings.insert("model".into(), fingerprint(&options.model)?.into());
     if let Some(dir) = &options.adapter {
-        let path = dir.join(adapter::WEIGHTS);
+        let path = adapter::weights_path(dir)?;
         let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
         settings.insert("adapter".into(), hex(&Sha256::digest(bytes)).into());
     }

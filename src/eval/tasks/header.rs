@@ -5,6 +5,7 @@
 //! The built-in formats are the TOML files of `formats/`, and the best examples of a header.
 
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -137,7 +138,7 @@ impl Task {
         let header_path = if is_header { path.to_path_buf() } else { path.with_extension("toml") };
         let mut table = toml::Table::new();
         if is_header || header_path.exists() {
-            let text = std::fs::read_to_string(&header_path).map_err(Error::io(&header_path, "read"))?;
+            let text = read_text(&header_path)?;
             table = text.parse().map_err(|e: toml::de::Error| toml_error(&header_path, &text, &e))?;
         }
         let data = match table.get("data").and_then(toml::Value::as_str) {

@@ -6,6 +6,7 @@ mod functions;
 
 use super::{Tokenizer, json};
 use crate::error::{Error, Result};
+use crate::input::read_text;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -57,7 +58,7 @@ impl ChatTemplate {
         special.extend(special_tokens(&config));
         let jinja = dir.join("chat_template.jinja");
         if std::fs::exists(&jinja).map_err(Error::io(&jinja, "read"))? {
-            let source = std::fs::read_to_string(&jinja).map_err(Error::io(&jinja, "read"))?;
+            let source = read_text(&jinja)?;
             return Ok(Some(ChatTemplate { source, special, path: jinja }));
         }
         let source = match config.get("chat_template") {

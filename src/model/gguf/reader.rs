@@ -4,7 +4,7 @@ use super::cursor::Cursor;
 use super::dequantise::GgmlType;
 use super::metadata::{Metadata, read_value};
 use crate::error::{Error, Result};
-use crate::model::json::refuse_lfs_pointer;
+use crate::input::refuse_lfs_pointer;
 use crate::model::mapped::map_file;
 use memmap2::Mmap;
 use std::collections::BTreeMap;

@@ -3,7 +3,8 @@
 
 use crate::device::DType;
 use crate::error::{Error, Result};
-use crate::model::json::{UniqueMap, refuse_lfs_pointer};
+use crate::input::refuse_lfs_pointer;
+use crate::model::json::UniqueMap;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -17,6 +17,7 @@ pub use index::Index;
 pub use writer::{SafetensorsWriter, TensorSpec, header_bytes, parse_size};
 
 use super::mapped::map_file;
+use super::pickle;
 use crate::device::buffer::MappedSlice;
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
@@ -156,19 +157,17 @@ fn no_weights(dir: &Path) -> Error {
     };
     let mut names: Vec<String> = entries.filter_map(|e| Some(file_name(&e.ok()?.path()))).collect();
     names.sort();
-    let first = |extensions: &[&str]| names.iter().find(|name| extensions.iter().any(|e| name.ends_with(e)));
+    let first = |extension: &str| names.iter().find(|name| name.ends_with(extension));
     let expected = format!("{SINGLE} or {INDEX}");
-    if let Some(name) = first(&[".safetensors"]) {
+    if let Some(name) = first(".safetensors") {
         return Error::format(dir, "weights", expected, format!("{name} without an index"));
     }
-    if let Some(name) = first(&[".gguf"]) {
+    if let Some(name) = first(".gguf") {
         let instead = format!("run `ratoon convert {} DIR` and use DIR", dir.join(name).display());
         return Error::unsupported(dir, format!("a directory with {name}"), instead);
     }
-    if let Some(name) = first(&[".bin", ".pt", ".pth", ".ckpt"]) {
-        let instead = "it can run code when read. Convert it where you trust it: python3 -c \"from transformers import \
-            AutoModelForCausalLM as M; M.from_pretrained('IN').save_pretrained('OUT', safe_serialization=True)\"";
-        return Error::unsupported(&dir.join(name), "pickle", instead);
+    if let Some(name) = names.iter().find(|name| pickle::is_pickle(name)) {
+        return pickle::refuse_model(&dir.join(name));
     }
     Error::format(dir, "weights", expected, "neither")
 }

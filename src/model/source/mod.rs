@@ -16,6 +16,7 @@ pub(crate) use pypi::python;
 pub use cache::{Entry, cache_dir, entries};
 
 use crate::error::{Error, Result};
+use crate::model::pickle;
 use std::path::{Path, PathBuf};
 
 /// The forms that [`resolve`] accepts, for messages and help texts.
@@ -49,6 +50,9 @@ pub fn resolve(spec: &str) -> Result<PathBuf> {
     if path.is_file() {
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             return cache::converted_gguf(path);
+        }
+        if pickle::is_pickle(spec) {
+            return Err(pickle::refuse_model(path));
         }
         return Err(Error::usage("model", FORMS, format!("the file {spec:?}")));
     }

@@ -13,6 +13,7 @@ pub use stream::Decoder;
 
 use super::json;
 use crate::error::{Error, Result};
+use crate::input::refuse_lfs_pointer;
 use std::path::{Path, PathBuf};
 
 /// A model's tokenizer.
@@ -33,7 +34,7 @@ impl Tokenizer {
     pub fn load(dir: &Path) -> Result<Tokenizer> {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
-        json::refuse_lfs_pointer(&path, &bytes)?;
+        refuse_lfs_pointer(&path, &bytes)?;
         let config = json::read_optional(&dir.join("config.json"))?;
         let model_vocab = config.and_then(|c| Some(c.get("vocab_size")?.as_u64()? as usize));
         let broken = |found: String| Error::format(&path, "file", "a tokenizer", found);
