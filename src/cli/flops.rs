@@ -19,7 +19,7 @@ use serde_json::{Value, json};
                         ratoon flops SmolLM2 --train --train-tokens 2x128 --full --check"
 )]
 pub struct Args {
-    /// Model.
+    /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
     model: String,
     /// A second model, to be compared with the first.
     other: Option<String>,

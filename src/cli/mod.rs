@@ -21,24 +21,27 @@ mod train_step;
 use ratoon::Result;
 use ratoon::device::{Compute, Device, DeviceName, Weights};
 
+/// Heading in `--help` of the options that every verb has, so that they do not stand among its own.
+const EVERY_COMMAND: &str = "Options of every command";
+
 /// Cut decoder blocks out of a Llama-family model and grow the quality back by self-data distillation.
 #[derive(clap::Parser)]
 #[command(name = "ratoon", version, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Print results as JSON on stdout.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND)]
     json: bool,
     /// No progress on stderr.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = EVERY_COMMAND)]
     quiet: bool,
     /// Worker threads [default: all cores].
-    #[arg(long, global = true, env = "RATOON_THREADS")]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, env = "RATOON_THREADS")]
     threads: Option<usize>,
     /// Device that computes: cpu, cuda or cuda:N.
-    #[arg(long, global = true, env = "RATOON_DEVICE", default_value = "cpu")]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, env = "RATOON_DEVICE", default_value = "cpu")]
     device: DeviceName,
     /// Show FLOPs, bytes and seconds of every operation on stderr at the end.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND)]
     profile: bool,
     #[command(subcommand)]
     command: Command,

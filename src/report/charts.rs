@@ -59,8 +59,12 @@ where
     X::Value: Debug,
     Y::Value: Debug,
 {
-    let mut chart =
-        ChartBuilder::on(root).margin(12).x_label_area_size(54).y_label_area_size(80).build_cartesian_2d(x, y)?;
+    let mut chart = ChartBuilder::on(root)
+        .margin(12)
+        .margin_right(32)
+        .x_label_area_size(54)
+        .y_label_area_size(80)
+        .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
