@@ -1,20 +1,21 @@
-"""One measurement of PyTorch float32 on a model directory; prints one JSON line.
+"""One measurement of PyTorch on a model directory; prints one JSON line.
 
-    python pytorch_worker.py MODEL_DIR {prefill,full,lora} --threads 2 --runs 3
+    python pytorch_worker.py MODEL_DIR {prefill,decode,full,lora} --dtype float32 --threads 2 --runs 3
 
 prefill: a forward pass over 512 tokens with the logits of the last position (--all-logits: of every position).
+decode: 64 tokens each of --batch sequences, a token of all of them in each step, through transformers' cache.
 full, lora: one step on 4 x 512 tokens: forward, backward, AdamW; LoRA has r=8 on all seven projections.
-Memory is the most that the process held (VmHWM), the interpreter and its libraries included.
 """
 
 import argparse
 import json
-import resource
 import time
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
-parser.add_argument("test", choices=["prefill", "full", "lora"])
+parser.add_argument("test", choices=["prefill", "decode", "full", "lora"])
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+parser.add_argument("--batch", type=int, default=1)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--runs", type=int, default=3)
 parser.add_argument("--all-logits", action="store_true")
@@ -23,9 +24,11 @@ args = parser.parse_args()
 import torch
 import transformers
 
+DECODED = 64
+
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
-model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
 vocab = model.config.vocab_size
 
 if args.test == "prefill":
@@ -36,6 +39,17 @@ if args.test == "prefill":
     def run():
         with torch.inference_mode():
             model(ids, use_cache=False, logits_to_keep=0 if args.all_logits else 1)
+
+elif args.test == "decode":
+    model.eval()
+    ids = torch.randint(0, vocab, (args.batch, 1))
+    tokens = args.batch * DECODED
+
+    def run():
+        cache = transformers.DynamicCache(config=model.config)
+        with torch.inference_mode():
+            for _ in range(DECODED):
+                model(ids, past_key_values=cache, use_cache=True)
 
 else:
     if args.test == "lora":
@@ -62,6 +76,4 @@ for _ in range(args.runs):
     start = time.perf_counter()
     run()
     samples.append(tokens / (time.perf_counter() - start))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-print(json.dumps({"test": args.test, "samples_ts": samples, "peak_memory": peak, **versions}))
+print(json.dumps({"samples_ts": samples, "torch": torch.__version__, "transformers": transformers.__version__}))
