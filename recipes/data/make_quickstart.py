@@ -12,6 +12,7 @@ import reasoning_gym
 
 speeches = pathlib.Path(sys.argv[1])
 out = pathlib.Path(__file__).parent / "quickstart"
+MEASURED = ["1998_william_j_clinton_d", "2006_george_w_bush_r", "2010_barack_obama_d", "2012_barack_obama_d"]
 INSTRUCTION_TAIL = re.compile(r"\s*(Give the result as your final answer\. Do not include units\.|Reply only with a name\.)\s*$")
 
 
@@ -45,9 +46,27 @@ def reading(size, seed):
     return list(problems("needle_haystack", size, seed, min_num_statements=5, max_num_statements=8))
 
 
+def speech_continuations(size, seed):
+    """Two sentences of a speech since 1988 and the three or four that follow; none of the speeches that measure or calibrate."""
+    rng, rows = random.Random(seed), []
+    for path in sorted(speeches.glob("*.txt")):
+        if not "1988" <= path.stem[:4] or path.stem in MEASURED:
+            continue
+        sentences = re.split(r"(?<=[.!?])\s+", speech(path.stem))
+        fit = []
+        for i in range(len(sentences) - 6):
+            beginning, continuation = " ".join(sentences[i : i + 2]), " ".join(sentences[i + 2 : i + 6])
+            if 20 <= len(beginning.split()) <= 50 and 50 <= len(continuation.split()) <= 90:
+                fit.append((beginning, continuation))
+        rows += rng.sample(fit, min(8, len(fit)))
+    rng.shuffle(rows)
+    task = "Continue this passage of a speech with three or four sentences."
+    return [{"id": f"speech-{i:03}", "question": f"{task}\n\n{b}", "answer": c} for i, (b, c) in enumerate(rows[:size])]
+
+
 def train_rows():
-    rows = word_problems(160, 11, "word")
-    for i, item in enumerate(reading(80, 12)):
+    rows = speech_continuations(240, 14) + word_problems(80, 11, "word")
+    for i, item in enumerate(reading(40, 12)):
         what = item["question"].rsplit("Who ", 1)[1].rstrip("?")
         answer = f"{item['answer']} {what}.\n#### {item['answer']}"
         rows.append({"id": f"reading-{i:03}", "question": item["question"], "answer": answer})
@@ -87,7 +106,7 @@ def continuation_task(names, size, seed):
 out.mkdir(exist_ok=True)
 write_lines("train.jsonl", train_rows())
 write_lines("reading.jsonl", reading_task(60, 1021))
-write_lines("continuation.jsonl", continuation_task(["1998_william_j_clinton_d", "2006_george_w_bush_r"], 60, 22))
+write_lines("continuation.jsonl", continuation_task(MEASURED[:2], 60, 22))
 write_lines("word_problems.jsonl", word_problems(40, 23, "held-out"))
 (out / "calibration.txt").write_text(speech("2010_barack_obama_d") + "\n", encoding="utf-8")
 (out / "heldout.txt").write_text(speech("2012_barack_obama_d") + "\n", encoding="utf-8")

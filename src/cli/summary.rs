@@ -17,8 +17,8 @@ pub fn line(device: &Device, elapsed: Duration) -> String {
         parts.push(format!("{} FLOP", quantity(flops)));
         let mut rate = format!("{} FLOP/s", quantity(flops / seconds));
         if elapsed > WORTH_MEASURING && device.is_cpu() {
-            let share = 100.0 * flops / seconds / peak::fma_peak();
-            rate += &format!(" ({share:.1} % of the measured f32 peak)");
+            let share = 100.0 * flops / seconds / peak::dot_peak();
+            rate += &format!(" ({share:.1} % of the measured peak)");
         }
         parts.push(rate);
     }

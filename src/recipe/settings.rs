@@ -1,5 +1,6 @@
 //! The recipe file: every key with its default. Keys are the options of the verbs, paths are relative to the recipe.
 
+use crate::device::Compute;
 use crate::error::{Error, Result};
 use crate::input::read_text;
 use crate::model::Projection;
@@ -87,6 +88,9 @@ pub struct DistillSettings {
     /// Sequences generated side by side.
     #[serde(default = "defaults::generate_batch")]
     pub max_batch_size: usize,
+    /// Precision of products.
+    #[serde(default = "defaults::compute")]
+    pub compute: Compute,
 }
 
 /// `[finetune]`: the same for the student on plain answers and the student on rewritten ones.
@@ -137,6 +141,9 @@ pub struct FinetuneSettings {
     /// Steps between checkpoints.
     #[serde(default = "defaults::save_steps")]
     pub save_steps: u64,
+    /// Precision of products.
+    #[serde(default = "defaults::compute")]
+    pub compute: Compute,
 }
 
 /// `[eval]`.
@@ -164,8 +171,11 @@ pub struct EvalSettings {
 }
 
 mod defaults {
-    use super::{Metric, Projection, SchedulerType, Tokens};
+    use super::{Compute, Metric, Projection, SchedulerType, Tokens};
 
+    pub fn compute() -> Compute {
+        Compute::Bf16
+    }
     pub fn block_sizes() -> Vec<usize> {
         vec![2, 4, 6, 8, 10]
     }

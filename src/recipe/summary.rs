@@ -3,7 +3,7 @@
 use super::chain::machine;
 use super::settings::Recipe;
 use crate::device::Compute;
-use crate::device::peak::Peak;
+use crate::device::peak::{Peak, fma_peak};
 use crate::error::{Error, Result};
 use crate::report::{LossCurve, ModelRow, OperationRow, Report, StageRow};
 use std::collections::BTreeMap;
@@ -25,12 +25,13 @@ pub(super) fn report(
     let heatmap_svg = std::fs::read_to_string(&heatmap).map_err(Error::io(&heatmap, "read"))?;
     let settings = toml::to_string_pretty(recipe)
         .map_err(|e| Error::format(&recipe.output, "recipe", "settings that TOML can hold", e.to_string()))?;
-    let peak = Peak::measure(Compute::F32);
+    let peak = Peak::measure(Compute::Bf16);
     Ok(Report {
         title: recipe.title.clone(),
         ratoon_version: env!("CARGO_PKG_VERSION").to_string(),
         machine: machine(),
         peak_flops: peak.flops_per_second,
+        peak_f32_flops: fma_peak(),
         peak_bandwidth: peak.bytes_per_second,
         seq_len: recipe.eval.seq_len,
         models,

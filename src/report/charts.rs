@@ -133,25 +133,30 @@ pub fn quality(models: &[ModelRow]) -> String {
 /// Operations that the roofline names; more labels would cover each other.
 const ROOFLINE_OPERATIONS: usize = 6;
 
-/// Roofline (Williams et al. 2009): FLOP/s of the first operations over their FLOPs per byte, under the device's measured limits.
-pub fn roofline(operations: &[OperationRow], peak_flops: f64, peak_bandwidth: f64) -> String {
+/// Roofline (Williams et al. 2009): FLOP/s of the first operations over their FLOPs per byte, under the device's measured limits:
+/// FLOP/s of bf16 and of F32, and bytes/s.
+pub fn roofline(operations: &[OperationRow], peak_flops: [f64; 2], peak_bandwidth: f64) -> String {
     let points: Vec<(f64, f64, &str)> = operations
         .iter()
         .filter(|op| op.flops > 0 && op.bytes > 0 && op.seconds > 0.0)
         .take(ROOFLINE_OPERATIONS)
         .map(|op| (op.flops as f64 / op.bytes as f64, op.flops as f64 / op.seconds / 1e9, op.name.as_str()))
         .collect();
-    let peak = peak_flops / 1e9;
-    let roof = |intensity: f64| (intensity * peak_bandwidth / 1e9).min(peak);
+    let peaks = peak_flops.map(|peak| peak / 1e9);
+    let high_y = peaks.into_iter().fold(0.0, f64::max) * 2.0;
     let low_x = points.iter().map(|p| p.0).fold(0.25, f64::min) / 2.0;
     let high_x = points.iter().map(|p| p.0).fold(64.0, f64::max) * 16.0;
     let low_y = points.iter().map(|p| p.1).fold(1.0, f64::min) / 2.0;
     svg(|root| {
         let labels = ("FLOPs per byte moved at least", "GFLOP/s");
-        let mut chart = axes(root, (low_x..high_x).log_scale(), (low_y..peak * 2.0).log_scale(), labels)?;
+        let mut chart = axes(root, (low_x..high_x).log_scale(), (low_y..high_y).log_scale(), labels)?;
         let steps = 60;
-        let line = (0..=steps).map(|i| low_x * (high_x / low_x).powf(f64::from(i) / f64::from(steps)));
-        chart.draw_series(LineSeries::new(line.map(|x| (x, roof(x).max(low_y))), BLACK.mix(0.6).stroke_width(2)))?;
+        for (peak, unit) in peaks.into_iter().zip(["bf16", "f32"]) {
+            let roof = |x: f64| (x * peak_bandwidth / 1e9).min(peak).max(low_y);
+            let line = (0..=steps).map(|i| low_x * (high_x / low_x).powf(f64::from(i) / f64::from(steps)));
+            chart.draw_series(LineSeries::new(line.map(|x| (x, roof(x))), BLACK.mix(0.6).stroke_width(2)))?;
+            chart.draw_series([Text::new(unit, (low_x * 1.2, peak * 1.5), FONT.into_font())])?;
+        }
         for (x, y, name) in points {
             let color = PALETTE[usize::from(name.contains("matmul"))];
             chart.draw_series([EmptyElement::at((x, y))

@@ -21,8 +21,10 @@ pub struct Report {
     pub ratoon_version: String,
     /// Processor and thread count.
     pub machine: String,
-    /// Measured peak of the device in FLOP/s (f32 fused multiply-adds, all threads).
+    /// Measured peak of the device in FLOP/s: dot products of bf16 pairs, all threads.
     pub peak_flops: f64,
+    /// The same of F32 fused multiply-adds.
+    pub peak_f32_flops: f64,
     /// Measured read bandwidth of the device's memory in bytes per second.
     pub peak_bandwidth: f64,
     /// Tokens of the sequence for which FLOPs with attention are stated.

@@ -20,7 +20,7 @@ pub fn render(report: &Report, path: &Path) -> Result<String> {
         heatmap => safe(&report.heatmap_svg),
         losses => safe(&charts::losses(&report.losses)),
         quality => safe(&charts::quality(&report.models)),
-        roofline => safe(&charts::roofline(&report.operations, report.peak_flops, report.peak_bandwidth)),
+        roofline => safe(&charts::roofline(&report.operations, [report.peak_flops, report.peak_f32_flops], report.peak_bandwidth)),
     };
     env.get_template("page.html").and_then(|page| page.render(context)).map_err(broken)
 }
