@@ -289,3 +289,13 @@ typedef struct divergence_params {
     const float* logits_q;
     uint32_t vocab;
 } divergence_params;
+
+// scale: y[i] = factor x[i] (+ y[i]); y may be x. Grid: ceil(n / (8 ROW_THREADS)). Block: ROW_THREADS. Both [n], aligned to 16
+// bytes.
+typedef struct scale_params {
+    bf16* y;
+    const bf16* x;
+    uint64_t n;
+    float factor;
+    uint32_t add;
+} scale_params;

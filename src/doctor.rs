@@ -1,6 +1,6 @@
 //! What this machine and this build can do: processor, memory, disk, GPU, the programs and the cache that models come through.
 //!
-//! Everything is read from the system's files; nothing is linked, loaded or changed.
+//! Everything is read from the system's files, but for the cards that can be used, which only the driver knows. Nothing is changed.
 
 use crate::device::peak::cpu_name;
 use crate::error::Result;
@@ -77,8 +77,10 @@ pub struct Gpu {
     pub driver: Option<String>,
     /// The driver's library.
     pub libcuda: Option<PathBuf>,
-    /// Model names.
+    /// Model names, as the kernel module tells.
     pub devices: Vec<String>,
+    /// What `--device` can name: each card with its abilities, or why it cannot be used. Empty in a build without CUDA.
+    pub usable: Vec<String>,
 }
 
 /// The interpreter that fetches packages.
@@ -96,7 +98,11 @@ pub fn examine() -> Result<Report> {
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
-        features: vec![("parquet", cfg!(feature = "parquet")), ("hf-hub", cfg!(feature = "hf-hub"))],
+        features: vec![
+            ("cuda", cfg!(feature = "cuda")),
+            ("parquet", cfg!(feature = "parquet")),
+            ("hf-hub", cfg!(feature = "hf-hub")),
+        ],
         cpu: cpu(),
         memory: memory(),
         disks: vec![disk("cache", &cache), disk("working directory", &here)],
@@ -205,7 +211,27 @@ fn gpu() -> Gpu {
         let text = std::fs::read_to_string(path).ok()?;
         text.lines().find_map(|line| line.strip_prefix("Model:").map(|name| name.trim().to_string()))
     };
-    Gpu { driver, libcuda, devices: cards.iter().filter_map(model).collect() }
+    Gpu { driver, libcuda, devices: cards.iter().filter_map(model).collect(), usable: usable() }
+}
+
+/// Asks the driver itself, which the rest of this file does not.
+#[cfg(feature = "cuda")]
+fn usable() -> Vec<String> {
+    let describe = |card: &crate::device::cuda::Card| {
+        let (major, minor) = card.compute_capability;
+        let memory = card.total_memory as f64 / 1e9;
+        let known = format!("{}: {}, {major}.{minor}, {memory:.1} GB", card.device_name(), card.name);
+        card.check().map_or_else(|e| e.to_string(), |()| known)
+    };
+    match crate::device::cuda::cards() {
+        Ok(cards) => cards.iter().map(describe).collect(),
+        Err(e) => vec![e.to_string()],
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn usable() -> Vec<String> {
+    Vec::new()
 }
 
 fn python() -> Python {

@@ -37,7 +37,7 @@ fn print(report: &Report) {
     let line = |name: &str, value: String| println!("{name:<12}{value}");
     let (cpu, memory, gpu) = (&report.cpu, &report.memory, &report.gpu);
     let (with, without) = (present(&report.features, true), present(&report.features, false));
-    line("ratoon", format!("{}, device: CPU, features: {with} (not built in: {without})", report.version));
+    line("ratoon", format!("{}, features: {with} (not built in: {without})", report.version));
     line("processor", cpu.name.clone());
     line("", format!("has {}; lacks {}", present(&cpu.features, true), present(&cpu.features, false)));
     let (cores, threads) = (number(cpu.cores), number(cpu.hardware_threads));
@@ -52,6 +52,7 @@ fn print(report: &Report) {
         line("", libcuda.display().to_string());
     }
     line("GPU", if gpu.devices.is_empty() { "none found".to_string() } else { gpu.devices.join(", ") });
+    gpu.usable.iter().for_each(|card| line("", card.clone()));
     let missing = || format!("{} with pip not found: pypi: sources will not work", report.python.program);
     line("python", report.python.pip.clone().unwrap_or_else(missing));
     line("cache", report.cache.display().to_string());

@@ -143,7 +143,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let device = context.device.clone().with_compute(args.compute.into());
     let options = options(args)?;
     if plan_only {
-        return print_plan(&train::prepare(&options)?, context.json);
+        return print_plan(&train::prepare(&context.device, &options)?, context.json);
     }
     let report = train::finetune(&device, &options)?;
     print(&report, context.json);

@@ -134,6 +134,8 @@ impl Tensor {
             let expected = format!("at most {} rows", capacity / row_bytes);
             return Err(Error::shape("set_rows", "rows", expected, rows.to_string()));
         }
+        #[cfg(feature = "cuda")]
+        self.indices.take();
         self.shape[0] = rows;
         Ok(())
     }
@@ -237,7 +239,7 @@ impl Tensor {
         }
         #[cfg(feature = "cuda")]
         match (&self.storage, &from.storage) {
-            (Storage::Cuda(to), Storage::Cuda(buffer)) => return to.copy_from(buffer, from.size_bytes()),
+            (Storage::Cuda(to), Storage::Cuda(buffer)) => return to.copy_from(0, buffer, from.size_bytes()),
             (Storage::Cuda(to), _) => return to.cuda().write(to, from, from.dtype),
             (_, Storage::Cuda(buffer)) => return buffer.cuda().clone().read(buffer, self.bytes_mut()),
             _ => {}
@@ -328,6 +330,18 @@ impl Tensor {
         let buffer = cuda.allocate(bytes)?;
         buffer.zero(bytes)?;
         Ok(Tensor::new(shape, dtype, Storage::Cuda(buffer)))
+    }
+
+    /// Copies the rows of another tensor on the card to row `first` and those after it.
+    pub(crate) fn copy_rows_from(&mut self, from: &Tensor, first: usize) -> Result<()> {
+        match (&self.storage, &from.storage) {
+            (Storage::Cuda(to), Storage::Cuda(rows))
+                if self.dtype == from.dtype && self.row_len() == from.row_len() =>
+            {
+                to.copy_from(first * self.row_len() * self.dtype.size(), rows, from.size_bytes())
+            }
+            _ => Err(Error::shape("copy_rows_from", "from", format!("{self:?}"), format!("{from:?}"))),
+        }
     }
 
     /// Where a kernel on the card reads the elements; `T` is their type in `kernels/abi.h`. Errors for another dtype and for

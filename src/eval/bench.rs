@@ -122,7 +122,7 @@ impl<'a> Bench<'a> {
             compute: dev.compute(),
             model_size: tensors.iter().map(|t| t.size_bytes() as u64).sum(),
             model_n_params: tensors.iter().map(|t| t.elements() as u64).sum(),
-            backend: "CPU".to_string(),
+            backend: if dev.is_cpu() { "CPU" } else { "CUDA" }.to_string(),
             n_threads: rayon::current_num_threads(),
             test: String::new(),
             n_prompt: 0,
@@ -151,6 +151,7 @@ impl<'a> Bench<'a> {
     pub fn measure(&self, test: String, tokens: usize, mut run: impl FnMut() -> Result<()>) -> Result<BenchRow> {
         let progress = Progress::start(&test, self.repetitions as u64 + 1, "runs");
         run()?;
+        self.dev.synchronize()?;
         progress.add(1);
         let before = total(self.dev);
         let mut samples_ns = Vec::new();
@@ -158,6 +159,7 @@ impl<'a> Bench<'a> {
             interrupt::check()?;
             let start = Instant::now();
             run()?;
+            self.dev.synchronize()?;
             samples_ns.push(start.elapsed().as_nanos() as u64);
             progress.add(1);
         }

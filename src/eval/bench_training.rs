@@ -14,7 +14,7 @@ impl Bench<'_> {
     pub fn train(&self, step: &TrainingStep) -> Result<BenchRow> {
         let config = &self.model.config;
         step.check(config)?;
-        let options = step.trainer(config, self.template.model_size, None)?;
+        let options = step.trainer(self.dev, config, self.template.model_size, None)?;
         let mut trainer = Trainer::new(self.dev, self.model.clone(), options)?;
         let batch = step.sequences(config);
         let row = self.measure(step.name(), step.tokens(), || trainer.step(&batch).map(drop))?;

@@ -105,7 +105,7 @@ pub fn check_training_step(
 ) -> Result<LedgerCheck> {
     step.check(&model.config)?;
     let weight_bytes = weights(model).iter().map(|t| t.size_bytes() as u64).sum();
-    let options = step.trainer(&model.config, weight_bytes, Some(recompute))?;
+    let options = step.trainer(dev, &model.config, weight_bytes, Some(recompute))?;
     let mut trainer = Trainer::new(dev, model.clone(), options)?;
     let sequences: Vec<Sequence> = step.sequences(&model.config).into_iter().map(Sequence::text).collect();
     let pass = format!("{}, {}", step.name(), describe(recompute));

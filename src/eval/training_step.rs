@@ -1,5 +1,6 @@
 //! A training step of given size, to be measured or counted: which sequences, what is trained, what it takes.
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::adapter::LoraConfig;
 use crate::model::{Config, Projection, Recompute};
@@ -71,10 +72,16 @@ impl TrainingStep {
 
     /// Options of a trainer for it. `recompute`: as named, or [`Recompute::None`] where memory allows. [`Error::Budget`] where
     /// the step does not fit into memory; `weight_bytes` is the size of the weights as loaded.
-    pub fn trainer(&self, config: &Config, weight_bytes: u64, recompute: Option<Recompute>) -> Result<TrainerOptions> {
+    pub fn trainer(
+        &self,
+        dev: &Device,
+        config: &Config,
+        weight_bytes: u64,
+        recompute: Option<Recompute>,
+    ) -> Result<TrainerOptions> {
         let (method, max_tokens) = (self.method(), self.tokens());
-        let plan = |recompute| MemoryPlan::new(config, &method, weight_bytes, max_tokens, recompute);
-        let recompute = match MemoryPlan::choose(plan, recompute, None) {
+        let plan = |recompute| MemoryPlan::new(dev, config, &method, weight_bytes, max_tokens, recompute);
+        let recompute = match MemoryPlan::choose(dev, plan, recompute, None) {
             Err(Error::Budget { what, needed, available, .. }) => {
                 let instead = "lower --train-tokens, or use --lora-r instead of --full".into();
                 return Err(Error::Budget { what, needed, available, instead });

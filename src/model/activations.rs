@@ -62,13 +62,10 @@ pub struct Activations {
     pub(super) d_up: Tensor,
 }
 
-/// Features of one token in [`Kept`].
+/// Features of one token in [`Kept`], but for its F32 `lse`.
 fn kept_features(config: &Config) -> usize {
     let heads = config.heads;
-    2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim
-        + heads.n_heads
-        + config.hidden_size
-        + 2 * config.intermediate_size
+    2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim + config.hidden_size + 2 * config.intermediate_size
 }
 
 impl Activations {
@@ -123,15 +120,16 @@ impl Activations {
         })
     }
 
-    /// Bytes of [`Activations::new`] when `trained` of the blocks are kept.
-    pub fn plan_bytes(config: &Config, tokens: usize, recompute: Recompute, trained: usize) -> u64 {
+    /// Bytes of [`Activations::new`] on `dev` when `trained` of the blocks are kept.
+    pub fn plan_bytes(dev: &Device, config: &Config, tokens: usize, recompute: Recompute, trained: usize) -> u64 {
         let heads = config.heads;
         let sets = if recompute == Recompute::None { trained.max(1) } else { 1 };
         let scratch = 5 * config.hidden_size
             + 4 * config.intermediate_size
-            + 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim
-            + 1;
-        4 * tokens as u64 * (trained * config.hidden_size + sets * kept_features(config) + scratch) as u64
+            + 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim;
+        let features = trained * config.hidden_size + sets * kept_features(config) + scratch;
+        let in_f32 = sets * heads.n_heads + 1;
+        (tokens * (dev.activation().size() * features + 4 * in_f32)) as u64
     }
 
     /// Index into `kept` for block `l`. Blocks below the lowest trained one share the first set: nobody reads it later.

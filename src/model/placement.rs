@@ -3,7 +3,7 @@
 use super::lora::{Lora, Projection};
 use super::{Config, Llama};
 use crate::device::{DType, Device, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::sync::Arc;
 
 impl Llama {
@@ -14,6 +14,12 @@ impl Llama {
             return Ok(());
         }
         let to = dev.activation();
+        let (needed, available) = (Llama::placed_bytes(&self.config, dev), dev.memory_budget().unwrap_or(u64::MAX));
+        if needed > available {
+            let what = format!("{}: a model of {} blocks", dev.description(), self.blocks.len());
+            let instead = "cut more blocks, use a card with more memory, or --device cpu".into();
+            return Err(Error::Budget { what, needed, available, instead });
+        }
         let place = |tensor: &mut Arc<Tensor>| -> Result<()> {
             *tensor = Arc::new(dev.upload(tensor, to)?);
             Ok(())

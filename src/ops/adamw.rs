@@ -3,6 +3,14 @@
 use super::check;
 use super::parallel;
 use super::simd::{Kernel, LANES, Simd, dispatch};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{
+        Grid,
+        abi::{OPTIMIZER_CHUNK, adamw_params, optimizer_tensor},
+    },
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -68,6 +76,37 @@ pub fn adamw(
         root: (1.0 - beta2.powf(step as f64)).sqrt() as f32,
         eps: eps as f32,
     };
+    #[cfg(feature = "cuda")]
+    if let (Backend::Cuda(cuda), Some(master)) = (dev.backend(), master) {
+        let tensor = optimizer_tensor {
+            master: master.kernel_mut(cuda)?,
+            p: p.kernel_mut(cuda)?,
+            m: m.kernel_mut(cuda)?,
+            v: v.kernel_mut(cuda)?,
+            g: g.kernel_ptr(cuda)?,
+            n,
+            first_block: 0,
+            decayed: 1,
+        };
+        let tensors = cuda.upload_structs(&[tensor])?;
+        let Factors { grad_scale, keep, gain1, beta2, gain2, step_size, root, eps } = factors;
+        let tensors = tensors.address() as *const optimizer_tensor;
+        let params = adamw_params {
+            tensors,
+            seed: 0, // of random rounding, which a master makes needless
+            n_tensors: 1,
+            step: step as u32,
+            grad_scale,
+            keep,
+            gain1,
+            beta2,
+            gain2,
+            step_size,
+            root,
+            eps,
+        };
+        return cuda.launch("adamw", Grid::blocks(n.div_ceil(u64::from(OPTIMIZER_CHUNK)) as usize), &params);
+    }
     let state = p.f32_mut().chunks_mut(CHUNK).zip(m.f32_mut().chunks_mut(CHUNK)).zip(v.f32_mut().chunks_mut(CHUNK));
     parallel::for_each(state.zip(g.f32().chunks(CHUNK)), |(((p, m), v), g)| dispatch(Step { p, m, v, g, factors }));
     Ok(())

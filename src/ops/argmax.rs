@@ -22,6 +22,7 @@ pub fn argmax(dev: &Device, ids: &mut Tensor, logits: &Tensor) -> Result<()> {
     }
     let n = (rows * vocab) as u64;
     let _span = dev.span(Op::Sample, Cost { flops: n, bytes: 4 * n });
+    let logits = logits.host()?;
     for (id, values) in ids.u32_mut().iter_mut().zip(logits.f32().chunks_exact(vocab)) {
         *id = row(values) as u32;
     }

@@ -2,7 +2,11 @@
 
 use super::check;
 use super::flash::{self, QueryBlock, Rows};
+#[cfg(feature = "cuda")]
+use super::flash_cuda;
 use super::parallel::{self, Shared};
+#[cfg(feature = "cuda")]
+use crate::device::Backend;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -55,13 +59,19 @@ pub fn attention(
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
     let tokens = q.rows();
     check_heads("attention", heads)?;
-    check("attention", "q", q, DType::F32, &[tokens, n_heads * head_dim])?;
-    check("attention", "k", k, DType::F32, &[tokens, n_kv_heads * head_dim])?;
-    check("attention", "v", v, DType::F32, &[tokens, n_kv_heads * head_dim])?;
-    check("attention", "y", y, DType::F32, q.shape())?;
+    let dtype = dev.activation();
+    check("attention", "q", q, dtype, &[tokens, n_heads * head_dim])?;
+    check("attention", "k", k, dtype, &[tokens, n_kv_heads * head_dim])?;
+    check("attention", "v", v, dtype, &[tokens, n_kv_heads * head_dim])?;
+    check("attention", "y", y, dtype, q.shape())?;
     check("attention", "lse", lse, DType::F32, &[tokens, n_heads])?;
     let offsets = check_offsets("attention", cu_seqlens, tokens)?;
-    let _span = dev.span(Op::Attention, cost(offsets, heads));
+    let cost = cost(offsets, heads);
+    let _span = dev.span(Op::Attention, Cost { bytes: cost.bytes / 4 * dtype.size() as u64, ..cost });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return flash_cuda::launch(dev, cuda, y, Some(lse), (q, k, v), offsets, cu_seqlens, None, heads);
+    }
     let (q, k, v) = (q.f32(), Rows::of(k), Rows::of(v));
     let (y, lse) = (Shared::new(y.f32_mut()), Shared::new(lse.f32_mut()));
     let step = flash::tokens_per_block(n_heads / n_kv_heads);

@@ -3,11 +3,15 @@
 use super::attention::{Heads, check_heads, check_offsets, cost as forward_cost};
 use super::check;
 use super::flash::{KEYS, STRIP, copy_scaled, tokens_per_block, transpose_keys};
+#[cfg(feature = "cuda")]
+use super::flash_cuda;
 use super::parallel::{self, Shared};
 use super::rounding::bf16_value;
 use super::scratch::Scratch;
 use super::simd::matrix::{Size, View, product};
 use super::simd::{Kernel, LANES, Simd, dispatch, padded};
+#[cfg(feature = "cuda")]
+use crate::device::{Backend, cuda::abi::attention_backward_params};
 use crate::device::{Compute, Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 use std::ops::Range;
@@ -51,15 +55,40 @@ pub fn attention_backward(
     let name = "attention_backward";
     check_heads(name, heads)?;
     for (argument, t) in [("q", q), ("y", y), ("dy", dy), ("dq", &*dq)] {
-        check(name, argument, t, DType::F32, &[tokens, n_heads * head_dim])?;
+        check(name, argument, t, dev.activation(), &[tokens, n_heads * head_dim])?;
     }
     for (argument, t) in [("k", k), ("v", v), ("dk", &*dk), ("dv", &*dv)] {
-        check(name, argument, t, DType::F32, &[tokens, n_kv_heads * head_dim])?;
+        check(name, argument, t, dev.activation(), &[tokens, n_kv_heads * head_dim])?;
     }
     check(name, "lse", lse, DType::F32, &[tokens, n_heads])?;
     let offsets = check_offsets(name, cu_seqlens, tokens)?;
-    let _span = dev.span(Op::AttentionBackward, cost(offsets, heads));
+    let cost = cost(offsets, heads);
+    let bytes = cost.bytes / 4 * q.dtype().size() as u64;
+    let _span = dev.span(Op::AttentionBackward, Cost { bytes, ..cost });
     let longest = offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let mut delta = dev.zeros(&[tokens, n_heads], DType::F32)?;
+        let params = attention_backward_params {
+            dq: dq.kernel_mut(cuda)?,
+            dk: dk.kernel_mut(cuda)?,
+            dv: dv.kernel_mut(cuda)?,
+            delta: delta.kernel_mut(cuda)?,
+            dy: dy.kernel_ptr(cuda)?,
+            y: y.kernel_ptr(cuda)?,
+            q: q.kernel_ptr(cuda)?,
+            k: k.kernel_ptr(cuda)?,
+            v: v.kernel_ptr(cuda)?,
+            lse: lse.kernel_ptr(cuda)?,
+            cu_seqlens: cu_seqlens.kernel_ptr(cuda)?,
+            tokens: tokens as u32,
+            n_heads: n_heads as u32,
+            n_kv_heads: n_kv_heads as u32,
+            head_dim: head_dim as u32,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        };
+        return flash_cuda::launch_backward(cuda, &params, heads, longest, offsets.len() - 1);
+    }
     let n = tokens * n_heads * head_dim;
     let mut partials = Scratch::new((longest.div_ceil(keys_per_span(longest)).max(1) - 1) * n);
     let (dq, partials) = (Shared::new(dq.f32_mut()), Shared::new(partials.floats()));

@@ -1,20 +1,56 @@
 //! Gradient of a bias. The forward pass adds it inside [`matmul_nt`](super::matmul::matmul_nt).
 
 use super::check;
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Cuda, Grid, abi},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// `db[j] += Σ_t dy[t, j]`, tokens in order. `db`: F32 `[out]`, `dy`: F32 `[tokens, out]`. Error at most `tokens * 2^-24 * Σ|dy|`.
 pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
     let (tokens, out) = (dy.rows(), dy.row_len());
-    check("bias_backward", "dy", dy, DType::F32, &[tokens, out])?;
+    check("bias_backward", "dy", dy, dev.activation(), &[tokens, out])?;
     check("bias_backward", "db", db, DType::F32, &[out])?;
     let n = dy.elements() as u64;
-    let _span = dev.span(Op::BiasBackward, Cost { flops: n, bytes: 4 * n + 8 * out as u64 });
+    let _span = dev.span(Op::BiasBackward, Cost { flops: n, bytes: dy.size_bytes() as u64 + 8 * out as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let chunks = tokens.div_ceil(abi::COLUMN_SUMS_CHUNK as usize);
+        let mut partial = dev.zeros(&[chunks, out], DType::F32)?;
+        let params = abi::column_sums_params {
+            partial: partial.kernel_mut(cuda)?,
+            x: dy.kernel_ptr(cuda)?,
+            tokens: tokens as u32,
+            width: out as u32,
+        };
+        let threads = abi::ROW_THREADS;
+        let blocks = [out.div_ceil(threads as usize), chunks, 1];
+        cuda.launch("column_sums", Grid { blocks, threads, shared: 0 }, &params)?;
+        return add_rows(cuda, db, &partial);
+    }
     for row in dy.f32().chunks_exact(out) {
         db.f32_mut().iter_mut().zip(row).for_each(|(d, y)| *d += y);
     }
     Ok(())
+}
+
+/// `y += sum of the rows of partial`, in order, on a card. `y`: F32 `[width]`, `partial`: F32 `[rows, width]`.
+#[cfg(feature = "cuda")]
+pub(super) fn add_rows(cuda: &Arc<Cuda>, y: &mut Tensor, partial: &Tensor) -> Result<()> {
+    let (rows, width) = (partial.rows(), partial.row_len());
+    check("add_rows", "y", y, DType::F32, &[width])?;
+    let params = abi::add_rows_params {
+        y: y.kernel_mut(cuda)?,
+        partial: partial.kernel_ptr(cuda)?,
+        rows: rows as u32,
+        width: width as u32,
+    };
+    cuda.launch("add_rows", Grid::blocks(width.div_ceil(abi::ROW_THREADS as usize)), &params)
 }
 
 #[cfg(test)]

@@ -4,9 +4,22 @@ use super::log_probs::gather;
 use super::log_sum_exp::{LogSumExp, softmax};
 use super::matmul::{PIECE, Store, matmul_nn_in_pieces, matmul_nt, matmul_tn};
 use super::{check, check_weight};
+#[cfg(feature = "cuda")]
+use super::{
+    gather::gather_rows,
+    log_probs::{Target, scored},
+    matmul::matmul_nn,
+};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Cuda, Grid, abi::cross_entropy_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 use rayon::prelude::*;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// Bytes of logits at a time: 512 tokens of a vocabulary of 49,152, so that packing the head and reading and writing its
 /// gradient (once for each piece) take a few percent of the time.
@@ -51,11 +64,16 @@ pub fn linear_cross_entropy(
 ) -> Result<()> {
     let (tokens, width, vocab) = (hidden.rows(), hidden.row_len(), head.rows());
     check("linear_cross_entropy", "losses", losses, DType::F32, &[tokens])?;
-    check("linear_cross_entropy", "hidden", hidden, DType::F32, &[tokens, width])?;
-    check("linear_cross_entropy", "d_hidden", d_hidden, DType::F32, &[tokens, width])?;
+    check("linear_cross_entropy", "hidden", hidden, dev.activation(), &[tokens, width])?;
+    check("linear_cross_entropy", "d_hidden", d_hidden, dev.activation(), &[tokens, width])?;
     check_weight("linear_cross_entropy", "head", head, &[vocab, width])?;
     if let Some(d_head) = &d_head {
         check("linear_cross_entropy", "d_head", d_head, DType::F32, &[vocab, width])?;
+    }
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let scored = scored("linear_cross_entropy", hidden, targets, vocab)?;
+        return on_card(dev, cuda, (losses, d_hidden, d_head), hidden, head, &scored, scale);
     }
     let (scored, rows) = gather("linear_cross_entropy", hidden, targets, vocab)?;
     losses.f32_mut().fill(0.0);
@@ -94,6 +112,61 @@ pub fn linear_cross_entropy(
         }
     }
     Ok(())
+}
+
+/// [`linear_cross_entropy`] on a card: the logits of a piece in F32, their gradient in BF16.
+#[cfg(feature = "cuda")]
+fn on_card(
+    dev: &Device,
+    cuda: &Arc<Cuda>,
+    (losses, d_hidden, mut d_head): (&mut Tensor, &mut Tensor, Option<&mut Tensor>),
+    hidden: &Tensor,
+    head: &Tensor,
+    scored: &[Target],
+    scale: f32,
+) -> Result<()> {
+    let (tokens, width, vocab) = (hidden.rows(), hidden.row_len(), head.rows());
+    let mut all_losses = Tensor::zeros(&[tokens], DType::F32);
+    // The gradient of every scored row, and a row of zeros for the others.
+    let mut d_rows = dev.zeros(&[scored.len() + 1, width], hidden.dtype())?;
+    let mut row_of = vec![scored.len() as u32; tokens];
+    let chunk = tokens_at_once(vocab).min(scored.len()).max(1);
+    for (i, scored) in scored.chunks(chunk).enumerate() {
+        let n = scored.len();
+        let rows = Tensor::from_u32(&scored.iter().map(|&(t, _)| t as u32).collect::<Vec<u32>>());
+        let targets = Tensor::from_u32(&scored.iter().map(|&(_, target)| target).collect::<Vec<u32>>());
+        let mut x = dev.zeros(&[n, width], hidden.dtype())?;
+        gather_rows(dev, &mut x, hidden, &rows)?;
+        let mut logits = dev.zeros(&[n, vocab], DType::F32)?;
+        matmul_nt(dev, &mut logits, &x, head, None, Store::Replace)?;
+        let mut chunk_losses = dev.zeros(&[n], DType::F32)?;
+        let mut d_logits = dev.zeros(&[n, vocab], hidden.dtype())?;
+        let count = logits.elements() as u64;
+        let span = dev.span(Op::CrossEntropy, Cost { flops: 7 * count, bytes: 6 * count });
+        let params = cross_entropy_params {
+            losses: chunk_losses.kernel_mut(cuda)?,
+            d_logits: d_logits.kernel_mut(cuda)?,
+            logits: logits.kernel_ptr(cuda)?,
+            targets: targets.kernel_ptr(cuda)?,
+            vocab: vocab as u32,
+            scale,
+        };
+        cuda.launch("cross_entropy", Grid::blocks(n), &params)?;
+        drop(span);
+        let mut dx = dev.zeros(&[n, width], hidden.dtype())?;
+        matmul_nn(dev, &mut dx, &d_logits, head, Store::Replace)?;
+        d_rows.copy_rows_from(&dx, i * chunk)?;
+        if let Some(d_head) = d_head.as_deref_mut() {
+            matmul_tn(dev, d_head, &d_logits, &x, Store::Add)?;
+        }
+        let chunk_losses = chunk_losses.host()?;
+        for (j, (&(t, _), loss)) in scored.iter().zip(chunk_losses.f32()).enumerate() {
+            all_losses.f32_mut()[t] = *loss;
+            row_of[t] = (i * chunk + j) as u32;
+        }
+    }
+    gather_rows(dev, d_hidden, &d_rows, &Tensor::from_u32(&row_of))?;
+    losses.copy_from(&all_losses)
 }
 
 #[cfg(test)]

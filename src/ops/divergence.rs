@@ -1,11 +1,20 @@
 //! How far two models' next-token distributions lie apart, token by token.
 
+#[cfg(feature = "cuda")]
+use super::log_probs::head_logits;
 use super::log_sum_exp::{LogSumExp, PIECE, kl as kl_of_pieces};
 use super::matmul::Weight;
 use super::{argmax, check};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Cuda, Grid, abi::divergence_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// Bytes of logits of each model at a time.
 const LOGITS_BYTES: usize = 32 << 20;
@@ -36,10 +45,14 @@ pub fn divergence<'a>(
         let found = format!("{} rows", head_q.out_features());
         return Err(Error::shape("divergence", "head_q", format!("{} rows, as head_p", vocab.max(1)), found));
     }
-    check("divergence", "hidden_p", hidden_p, DType::F32, &[tokens, head_p.in_features()])?;
-    check("divergence", "hidden_q", hidden_q, DType::F32, &[tokens, head_q.in_features()])?;
+    check("divergence", "hidden_p", hidden_p, dev.activation(), &[tokens, head_p.in_features()])?;
+    check("divergence", "hidden_q", hidden_q, dev.activation(), &[tokens, head_q.in_features()])?;
     check("divergence", "kl", kl, DType::F32, &[tokens])?;
     check("divergence", "agree", agree, DType::F32, &[tokens])?;
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return on_card(dev, cuda, (kl, agree), (hidden_p, head_p), (hidden_q, head_q));
+    }
     let chunk = (LOGITS_BYTES / (4 * vocab)).max(16).min(tokens);
     let mut logits_p = vec![0.0f32; chunk * vocab];
     let mut logits_q = vec![0.0f32; chunk * vocab];
@@ -64,6 +77,38 @@ pub fn divergence<'a>(
             *kl = pieces.map(|(p, q)| f64::from(kl_of_pieces(p, lse_p, q, lse_q))).sum::<f64>() as f32;
             *agree = f32::from(argmax::row(p) == argmax::row(q));
         });
+    }
+    Ok(())
+}
+
+/// [`divergence`] on a card, which keeps a piece of both models' logits at a time.
+#[cfg(feature = "cuda")]
+fn on_card(
+    dev: &Device,
+    cuda: &Arc<Cuda>,
+    (kl, agree): (&mut Tensor, &mut Tensor),
+    (hidden_p, head_p): (&Tensor, Weight),
+    (hidden_q, head_q): (&Tensor, Weight),
+) -> Result<()> {
+    let (tokens, vocab) = (hidden_p.rows(), head_p.out_features());
+    let chunk = (LOGITS_BYTES / (4 * vocab)).max(1);
+    for first in (0..tokens).step_by(chunk) {
+        let range = first..tokens.min(first + chunk);
+        let rows = Tensor::from_u32(&range.clone().map(|t| t as u32).collect::<Vec<u32>>());
+        let (p, q) = (head_logits(dev, hidden_p, head_p, &rows)?, head_logits(dev, hidden_q, head_q, &rows)?);
+        let (mut kls, mut agrees) = (dev.zeros(&[range.len()], DType::F32)?, dev.zeros(&[range.len()], DType::F32)?);
+        let count = p.elements() as u64;
+        let _span = dev.span(Op::Divergence, Cost { flops: 14 * count, bytes: 8 * count });
+        let params = divergence_params {
+            kl: kls.kernel_mut(cuda)?,
+            agree: agrees.kernel_mut(cuda)?,
+            logits_p: p.kernel_ptr(cuda)?,
+            logits_q: q.kernel_ptr(cuda)?,
+            vocab: vocab as u32,
+        };
+        cuda.launch("divergence", Grid::blocks(range.len()), &params)?;
+        kl.copy_rows_from(&kls, first)?;
+        agree.copy_rows_from(&agrees, first)?;
     }
     Ok(())
 }

@@ -1,8 +1,15 @@
 //! Dropout (Srivastava et al. 2014) with counter-based masks: the mask is never stored, the backward pass draws it again.
 
 use super::matmul::Store;
+#[cfg(feature = "cuda")]
+use super::scale;
 use super::{check, philox};
-use crate::device::{Cost, DType, Device, Op, Tensor};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Grid, abi::dropout_params},
+};
+use crate::device::{Cost, Device, Op, Tensor};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
@@ -14,15 +21,24 @@ const CHUNK: usize = 1 << 14;
 /// `x`, `y`: F32 of one shape; `p` in `[0, 1)`. Element `i` uses word `i` of the Philox stream `(seed, stream)`, so a mask
 /// depends on nothing else. Errors on another `p`.
 pub fn dropout(dev: &Device, y: &mut Tensor, x: &Tensor, p: f32, seed: u64, stream: u64, store: Store) -> Result<()> {
-    check("dropout", "x", x, DType::F32, x.shape())?;
-    check("dropout", "y", y, DType::F32, x.shape())?;
+    check("dropout", "x", x, dev.activation(), x.shape())?;
+    check("dropout", "y", y, dev.activation(), x.shape())?;
     if !(0.0..1.0).contains(&p) {
         return Err(Error::shape("dropout", "p", "a probability in [0, 1)", p.to_string()));
     }
     let n = x.elements() as u64;
     let add = store == Store::Add;
-    let (flops, bytes) = if add { (2 * n, 12 * n) } else { (n, 8 * n) };
-    let _span = dev.span(Op::Dropout, Cost { flops, bytes });
+    let (flops, moves) = if add { (2 * n, 3) } else { (n, 2) };
+    let _span = dev.span(Op::Dropout, Cost { flops, bytes: moves * x.size_bytes() as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let mut masked = if add { Some(dev.zeros(x.shape(), x.dtype())?) } else { None };
+        let (y, x) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?);
+        let to = masked.as_mut().map_or(Ok(y), |masked| masked.kernel_mut(cuda))?;
+        let params = dropout_params { y: to, x, n, seed, stream, probability: p };
+        cuda.launch("dropout", Grid::eights(n), &params)?;
+        return if add { scale::launch(cuda, y, to, n, 1.0, true) } else { Ok(()) };
+    }
     let keep = 1.0 / (1.0 - p);
     y.f32_mut().par_chunks_mut(CHUNK).zip(x.f32().par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
         for (i, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {

@@ -5,7 +5,10 @@ use super::{check, check_weight};
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
-    cuda::{Grid, abi::embedding_params},
+    cuda::{
+        Grid,
+        abi::{embedding_backward_params, embedding_params},
+    },
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
@@ -50,14 +53,21 @@ fn check_ids(op: &'static str, ids: &Tensor, vocab: usize) -> Result<()> {
 /// Rows with the same id are added in the order of their tokens. Errors when an id is not below `vocab`.
 pub fn embedding_backward(dev: &Device, d_table: &mut Tensor, dy: &Tensor, ids: &Tensor) -> Result<()> {
     let (tokens, hidden, vocab) = (ids.rows(), d_table.row_len(), d_table.rows());
-    check("embedding_backward", "dy", dy, DType::F32, &[tokens, hidden])?;
+    check("embedding_backward", "dy", dy, dev.activation(), &[tokens, hidden])?;
     check("embedding_backward", "d_table", d_table, DType::F32, &[vocab, hidden])?;
     check("embedding_backward", "ids", ids, DType::U32, &[tokens])?;
     check_ids("embedding_backward", ids, vocab)?;
     let n = (tokens * hidden) as u64;
-    let _span = dev.span(Op::EmbeddingBackward, Cost { flops: n, bytes: 12 * n + 4 * tokens as u64 });
+    let _span =
+        dev.span(Op::EmbeddingBackward, Cost { flops: n, bytes: dy.size_bytes() as u64 + 8 * n + 4 * tokens as u64 });
     if n == 0 {
         return Ok(());
+    }
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let (d_table, dy, ids) = (d_table.kernel_mut(cuda)?, dy.kernel_ptr(cuda)?, ids.kernel_ptr(cuda)?);
+        let params = embedding_backward_params { d_table, dy, ids, tokens: tokens as u32, hidden: hidden as u32 };
+        return cuda.launch("embedding_backward", Grid::blocks(tokens), &params);
     }
     // Each task owns a range of ids and looks at every token, so no two tasks meet in a row of the table.
     let rows = vocab.div_ceil(if n < 1 << 15 { 1 } else { 64 });

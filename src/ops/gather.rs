@@ -1,6 +1,11 @@
 //! Rows of a matrix by number: the hidden states that go through the output head, the tokens that a metric looks at.
 
 use super::check;
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Grid, abi::embedding_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -16,6 +21,13 @@ pub fn gather_rows(dev: &Device, y: &mut Tensor, x: &Tensor, rows: &Tensor) -> R
     }
     let row_bytes = width * x.dtype().size();
     let _span = dev.span(Op::Gather, Cost { flops: 0, bytes: (n * (2 * row_bytes + 4)) as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        // A lookup in a table.
+        let (y, table, ids) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?, rows.kernel_ptr(cuda)?);
+        let params = embedding_params { y, table, ids, hidden: width as u32 };
+        return cuda.launch("embedding", Grid::rows(n, width), &params);
+    }
     let from = x.bytes();
     for (to, &row) in y.bytes_mut().chunks_exact_mut(row_bytes.max(1)).zip(rows.u32()) {
         to.copy_from_slice(&from[row as usize * row_bytes..][..row_bytes]);

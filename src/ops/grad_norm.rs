@@ -1,9 +1,16 @@
 //! The Euclidean norm of all gradients together, for clipping.
 
 use super::check;
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Cuda, Grid, abi},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 use rayon::prelude::*;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// Elements of one partial sum. Part of the result's definition: another value gives another rounding.
 const CHUNK: usize = 1 << 14;
@@ -18,9 +25,44 @@ pub fn grad_norm(dev: &Device, grads: &[&Tensor]) -> Result<f64> {
     }
     let n: u64 = grads.iter().map(|g| g.elements() as u64).sum();
     let _span = dev.span(Op::GradNorm, Cost { flops: 2 * n, bytes: 4 * n });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return on_card(cuda, grads);
+    }
     let chunks: Vec<&[f32]> = grads.iter().flat_map(|g| g.f32().chunks(CHUNK)).collect();
     let partial: Vec<f64> = chunks.into_par_iter().map(sum_of_squares).collect();
     Ok(partial.iter().sum::<f64>().sqrt())
+}
+
+/// [`grad_norm`] on a card.
+#[cfg(feature = "cuda")]
+fn on_card(cuda: &Arc<Cuda>, grads: &[&Tensor]) -> Result<f64> {
+    use std::ptr::null_mut;
+    let (mut tensors, mut blocks) = (Vec::with_capacity(grads.len()), 0u32);
+    for g in grads.iter().filter(|g| g.elements() > 0) {
+        let (g, n) = (g.kernel_ptr(cuda)?, g.elements() as u64);
+        let (master, p, m, v) = (null_mut(), null_mut(), null_mut(), null_mut());
+        tensors.push(abi::optimizer_tensor { master, p, m, v, g, n, first_block: blocks, decayed: 0 });
+        blocks += n.div_ceil(u64::from(abi::OPTIMIZER_CHUNK)) as u32;
+    }
+    if blocks == 0 {
+        return Ok(0.0);
+    }
+    let (norm, partial) = (cuda.allocate(8)?, cuda.allocate(8 * blocks as usize)?);
+    let n_tensors = tensors.len() as u32;
+    let tensors = cuda.upload_structs(&tensors)?;
+    let params = abi::grad_norm_params {
+        norm: norm.address() as *mut f64,
+        partial: partial.address() as *mut f64,
+        tensors: tensors.address() as *const abi::optimizer_tensor,
+        n_tensors,
+        n_partials: blocks,
+    };
+    cuda.launch("grad_norm_partials", Grid::blocks(blocks as usize), &params)?;
+    cuda.launch("grad_norm", Grid::blocks(1), &params)?;
+    let mut bytes = [0; 8];
+    cuda.read(&norm, &mut bytes)?;
+    Ok(f64::from_ne_bytes(bytes))
 }
 
 /// Eight running sums, so that the additions do not wait for one another.

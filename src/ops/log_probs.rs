@@ -3,9 +3,21 @@
 use super::check;
 use super::log_sum_exp::{LogSumExp, PIECE};
 use super::matmul::Weight;
+#[cfg(feature = "cuda")]
+use super::{
+    gather::gather_rows,
+    matmul::{Store, matmul_weight},
+};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Cuda, Grid, abi::log_probs_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// A target that is not scored: its log-probability is 0 and it carries no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -14,6 +26,9 @@ pub const IGNORE: u32 = u32::MAX;
 /// walked in the same pieces, so a token's result does not depend on the others.
 const TOKENS: usize = 512;
 const VOCAB: usize = PIECE;
+/// Bytes of logits that a card keeps at a time.
+#[cfg(feature = "cuda")]
+pub(super) const LOGITS_BYTES: usize = 64 << 20;
 
 /// `out[t] = log_softmax(hidden[t] · headᵀ)[targets[t]]`.
 ///
@@ -33,8 +48,13 @@ pub fn log_probs<'a>(
     let head = head.into();
     let (tokens, width, vocab) = (hidden.rows(), head.in_features(), head.out_features());
     head.check(dev, "log_probs", "head")?;
-    check("log_probs", "hidden", hidden, DType::F32, &[tokens, width])?;
+    check("log_probs", "hidden", hidden, dev.activation(), &[tokens, width])?;
     check("log_probs", "out", out, DType::F32, &[tokens])?;
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let scored = scored("log_probs", hidden, targets, vocab)?;
+        return on_card(dev, cuda, out, hidden, head, &scored);
+    }
     let (scored, rows) = gather("log_probs", hidden, targets, vocab)?;
     out.f32_mut().fill(0.0);
     let mut logits = vec![0.0f32; TOKENS.min(scored.len()) * VOCAB.min(vocab)];
@@ -61,8 +81,62 @@ pub fn log_probs<'a>(
     Ok(())
 }
 
+/// [`log_probs`] on a card, which keeps a piece of the logits at a time.
+#[cfg(feature = "cuda")]
+fn on_card(
+    dev: &Device,
+    cuda: &Arc<Cuda>,
+    out: &mut Tensor,
+    hidden: &Tensor,
+    head: Weight,
+    scored: &[Target],
+) -> Result<()> {
+    let vocab = head.out_features();
+    let mut results = Tensor::zeros(&[hidden.rows()], DType::F32);
+    for scored in scored.chunks((LOGITS_BYTES / (4 * vocab)).max(1)) {
+        let rows = Tensor::from_u32(&scored.iter().map(|&(t, _)| t as u32).collect::<Vec<u32>>());
+        let targets = Tensor::from_u32(&scored.iter().map(|&(_, target)| target).collect::<Vec<u32>>());
+        let logits = head_logits(dev, hidden, head, &rows)?;
+        let mut values = dev.zeros(&[scored.len()], DType::F32)?;
+        let count = logits.elements() as u64;
+        let span = dev.span(Op::LogProbs, Cost { flops: 4 * count, bytes: 4 * count });
+        let params = log_probs_params {
+            out: values.kernel_mut(cuda)?,
+            logits: logits.kernel_ptr(cuda)?,
+            targets: targets.kernel_ptr(cuda)?,
+            vocab: vocab as u32,
+        };
+        cuda.launch("log_probs", Grid::blocks(scored.len()), &params)?;
+        drop(span);
+        for (&(t, _), value) in scored.iter().zip(values.host()?.f32()) {
+            results.f32_mut()[t] = *value;
+        }
+    }
+    out.copy_from(&results)
+}
+
+/// The logits of some rows of the hidden states, on the device: F32 `[rows, vocab]`.
+#[cfg(feature = "cuda")]
+pub(super) fn head_logits(dev: &Device, hidden: &Tensor, head: Weight, rows: &Tensor) -> Result<Tensor> {
+    let mut gathered = dev.zeros(&[rows.rows(), hidden.row_len()], hidden.dtype())?;
+    gather_rows(dev, &mut gathered, hidden, rows)?;
+    let mut logits = dev.zeros(&[rows.rows(), head.out_features()], DType::F32)?;
+    matmul_weight(dev, &mut logits, &gathered, head, None, Store::Replace)?;
+    Ok(logits)
+}
+
 /// A token that is scored, and its target.
 pub(super) type Target = (usize, u32);
+
+/// The tokens whose target is not [`IGNORE`].
+pub(super) fn scored(op: &'static str, hidden: &Tensor, targets: &Tensor, vocab: usize) -> Result<Vec<Target>> {
+    check(op, "targets", targets, DType::U32, &[hidden.rows()])?;
+    let scored: Vec<Target> = targets.u32().iter().copied().enumerate().filter(|&(_, id)| id != IGNORE).collect();
+    match scored.iter().find(|&&(_, id)| id as usize >= vocab) {
+        Some(&(t, id)) => Err(Error::shape(op, "targets", format!("ids below {vocab}"), format!("{id} at token {t}"))),
+        None => Ok(scored),
+    }
+}
 
 /// The tokens whose target is not [`IGNORE`], and their hidden states one after the other.
 pub(super) fn gather(
@@ -71,11 +145,7 @@ pub(super) fn gather(
     targets: &Tensor,
     vocab: usize,
 ) -> Result<(Vec<Target>, Vec<f32>)> {
-    check(op, "targets", targets, DType::U32, &[hidden.rows()])?;
-    let scored: Vec<Target> = targets.u32().iter().copied().enumerate().filter(|&(_, id)| id != IGNORE).collect();
-    if let Some(&(t, id)) = scored.iter().find(|&&(_, id)| id as usize >= vocab) {
-        return Err(Error::shape(op, "targets", format!("ids below {vocab}"), format!("{id} at token {t}")));
-    }
+    let scored = scored(op, hidden, targets, vocab)?;
     let width = hidden.row_len();
     let mut rows = Vec::with_capacity(scored.len() * width);
     for &(t, _) in &scored {

@@ -20,6 +20,8 @@ pub mod divergence;
 pub mod dropout;
 pub mod embedding;
 mod flash;
+#[cfg(feature = "cuda")]
+mod flash_cuda;
 pub mod gather;
 pub mod grad_norm;
 pub mod log_probs;

@@ -2,9 +2,16 @@
 
 use super::attention::{Heads, check_heads, check_offsets};
 use super::flash::{self, QueryBlock, Rows};
+#[cfg(feature = "cuda")]
+use super::flash_cuda;
 use super::parallel::{self, Shared};
 use super::rounding::round;
 use super::{check, check_activations};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Grid, abi::kv_store_params},
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -33,16 +40,32 @@ pub fn kv_store(
     slots: &Tensor,
 ) -> Result<()> {
     let (tokens, width) = (k.rows(), k.row_len());
-    check("kv_store", "v", v, DType::F32, &[tokens, width])?;
+    let dtype = dev.activation();
+    check("kv_store", "k", k, dtype, &[tokens, width])?;
+    check("kv_store", "v", v, dtype, &[tokens, width])?;
     check("kv_store", "slots", slots, DType::U32, &[tokens])?;
     check_activations("kv_store", "v_pages", v_pages, &[v_pages.rows(), width])?;
     check("kv_store", "k_pages", k_pages, v_pages.dtype(), v_pages.shape())?;
-    let element = 4 + v_pages.dtype().size();
-    let _span = dev.span(Op::KvStore, Cost { flops: 0, bytes: (2 * element * tokens * width) as u64 });
+    if let Some(slot) = slots.u32().iter().find(|&&slot| slot as usize >= k_pages.rows()) {
+        return Err(Error::shape("kv_store", "slots", format!("slots below {}", k_pages.rows()), slot.to_string()));
+    }
+    let _span = dev.span(
+        Op::KvStore,
+        Cost { flops: 0, bytes: (2 * (k.dtype().size() + v_pages.dtype().size()) * tokens * width) as u64 },
+    );
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let params = kv_store_params {
+            k_pages: k_pages.kernel_mut(cuda)?,
+            v_pages: v_pages.kernel_mut(cuda)?,
+            k: k.kernel_ptr(cuda)?,
+            v: v.kernel_ptr(cuda)?,
+            slots: slots.kernel_ptr(cuda)?,
+            width: width as u32,
+        };
+        return cuda.launch("kv_store", Grid::rows(tokens, width), &params);
+    }
     for (t, &slot) in slots.u32().iter().enumerate() {
-        if slot as usize >= k_pages.rows() {
-            return Err(Error::shape("kv_store", "slots", format!("slots below {}", k_pages.rows()), slot.to_string()));
-        }
         let (from, to) = (t * width..(t + 1) * width, slot as usize * width..(slot as usize + 1) * width);
         for (pages, new) in [(&mut *k_pages, k), (&mut *v_pages, v)] {
             if pages.dtype() == DType::BF16 {
@@ -76,8 +99,9 @@ pub fn paged_attention(
     if tokens == 0 {
         return Err(Error::shape("paged_attention", "q", "at least one token", "none"));
     }
-    check("paged_attention", "q", q, DType::F32, &[tokens, n_heads * head_dim])?;
-    check("paged_attention", "y", y, DType::F32, q.shape())?;
+    let dtype = dev.activation();
+    check("paged_attention", "q", q, dtype, &[tokens, n_heads * head_dim])?;
+    check("paged_attention", "y", y, dtype, q.shape())?;
     check_activations("paged_attention", "v_pages", v_pages, &[v_pages.rows(), n_kv_heads * head_dim])?;
     check("paged_attention", "k_pages", k_pages, v_pages.dtype(), v_pages.shape())?;
     check("paged_attention", "cu_seqlens", batch.cu_seqlens, DType::U32, &[sequences + 1])?;
@@ -95,10 +119,23 @@ pub fn paged_attention(
     let context: u64 = lens.iter().map(|&n| u64::from(n)).sum();
     let cost = Cost {
         flops: 4 * pairs * (n_heads * head_dim) as u64,
-        bytes: 8 * (tokens * n_heads * head_dim) as u64
-            + 2 * (v_pages.dtype().size() * n_kv_heads * head_dim) as u64 * context,
+        bytes: 2 * q.size_bytes() as u64 + 2 * context * (n_kv_heads * head_dim * v_pages.dtype().size()) as u64,
     };
     let _span = dev.span(Op::PagedAttention, cost);
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return flash_cuda::launch(
+            dev,
+            cuda,
+            y,
+            None,
+            (q, k_pages, v_pages),
+            offsets,
+            batch.cu_seqlens,
+            Some(batch),
+            heads,
+        );
+    }
     let (q, k, v, y) = (q.f32(), Rows::of(k_pages), Rows::of(v_pages), Shared::new(y.f32_mut()));
     let (page_size, page_table) = (batch.page_size, batch.page_table.u32());
     let step = flash::tokens_per_block(n_heads / n_kv_heads);

@@ -1,5 +1,7 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019): `y = x / sqrt(mean(x^2) + eps) * w`, row by row.
 
+#[cfg(feature = "cuda")]
+use super::bias::add_rows;
 use super::matmul::Store;
 use super::parallel::{self, rows_per_task};
 use super::scratch::Scratch;
@@ -8,10 +10,12 @@ use super::{check, check_weight};
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
-    cuda::{Grid, abi::rmsnorm_params},
+    cuda::{Cuda, Grid, abi},
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// `y[t, i] = x[t, i] * rsqrt(mean_i(x[t, i]^2) + eps) * w[i]`. `x`, `y`: F32 `[tokens, hidden]`, `w`: float `[hidden]`.
 pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -> Result<()> {
@@ -25,7 +29,7 @@ pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
         let (y, x, w) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?, w.kernel_ptr(cuda)?);
-        let params = rmsnorm_params { y, x, w, hidden: hidden as u32, eps };
+        let params = abi::rmsnorm_params { y, x, w, hidden: hidden as u32, eps };
         return cuda.launch("rmsnorm", Grid::rows(tokens, hidden), &params);
     }
     let rows = rows_per_task(tokens, hidden) * hidden;
@@ -111,17 +115,20 @@ pub fn rmsnorm_backward(
 ) -> Result<()> {
     let (tokens, hidden) = (x.rows(), x.row_len());
     nonzero("rmsnorm_backward", hidden)?;
-    check("rmsnorm_backward", "dx", dx, DType::F32, &[tokens, hidden])?;
-    check("rmsnorm_backward", "dy", dy, DType::F32, &[tokens, hidden])?;
+    check("rmsnorm_backward", "x", x, dev.activation(), &[tokens, hidden])?;
+    check("rmsnorm_backward", "dx", dx, dev.activation(), &[tokens, hidden])?;
+    check("rmsnorm_backward", "dy", dy, dev.activation(), &[tokens, hidden])?;
     check_weight("rmsnorm_backward", "w", w, &[hidden])?;
     if let Some(dw) = dw.as_deref() {
         check("rmsnorm_backward", "dw", dw, DType::F32, &[hidden])?;
     }
-    let n = (tokens * hidden) as u64;
-    let add = if store == Store::Add { 4 * n } else { 0 };
-    let cost = Cost { flops: 10 * n, bytes: 12 * n + add + (hidden * w.dtype().size()) as u64 };
-    let _span = dev.span(Op::RmsNormBackward, cost);
     let add = store == Store::Add;
+    let bytes = (3 + usize::from(add)) * x.size_bytes() + w.size_bytes();
+    let _span = dev.span(Op::RmsNormBackward, Cost { flops: 10 * (tokens * hidden) as u64, bytes: bytes as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return launch_backward(dev, cuda, dx, dw, (dy, x, w), eps, add);
+    }
     let rows = CHUNK * hidden;
     let mut partials = Scratch::new(if dw.is_some() { tokens.div_ceil(CHUNK) * hidden } else { 0 });
     with_f32(w, |w| {
@@ -142,6 +149,38 @@ pub fn rmsnorm_backward(
         }
     }
     Ok(())
+}
+
+/// [`rmsnorm_backward`] on a card, and the sum of its partial sums.
+#[cfg(feature = "cuda")]
+fn launch_backward(
+    dev: &Device,
+    cuda: &Arc<Cuda>,
+    dx: &mut Tensor,
+    dw: Option<&mut Tensor>,
+    (dy, x, w): (&Tensor, &Tensor, &Tensor),
+    eps: f32,
+    add: bool,
+) -> Result<()> {
+    let (tokens, hidden) = (x.rows(), x.row_len());
+    let chunks = tokens.div_ceil(abi::RMSNORM_CHUNK as usize);
+    let mut partial = if dw.is_some() { Some(dev.zeros(&[chunks, hidden], DType::F32)?) } else { None };
+    let params = abi::rmsnorm_backward_params {
+        dx: dx.kernel_mut(cuda)?,
+        partial: partial.as_mut().map_or(Ok(std::ptr::null_mut()), |partial| partial.kernel_mut(cuda))?,
+        dy: dy.kernel_ptr(cuda)?,
+        x: x.kernel_ptr(cuda)?,
+        w: w.kernel_ptr(cuda)?,
+        tokens: tokens as u32,
+        hidden: hidden as u32,
+        add: u32::from(add),
+        eps,
+    };
+    cuda.launch("rmsnorm_backward", Grid::blocks(chunks), &params)?;
+    match (dw, partial) {
+        (Some(dw), Some(partial)) => add_rows(cuda, dw, &partial),
+        _ => Ok(()),
+    }
 }
 
 struct Backward<'a> {

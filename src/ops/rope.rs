@@ -4,6 +4,14 @@ use super::check;
 use super::parallel::{self, rows_per_task};
 use super::scratch::Scratch;
 use super::simd::{Kernel, Simd, dispatch};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{
+        Grid,
+        abi::{ROPE_MAX_HALF, rope_params},
+    },
+};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 
@@ -35,19 +43,45 @@ fn rotate(
     let (tokens, width) = (x.rows(), x.row_len());
     check(name, "positions", positions, DType::U32, &[tokens])?;
     check(name, "inv_freq", inv_freq, DType::F32, &[half])?;
-    check(name, "x", x, DType::F32, x.shape())?;
+    check(name, "x", x, dev.activation(), x.shape())?;
     if half == 0 || width == 0 || !width.is_multiple_of(2 * half) {
         return Err(Error::shape(name, "x", format!("rows of whole heads of {}", 2 * half), format!("{width}")));
     }
     let n = (tokens * width) as u64;
-    let bytes = 8 * n + 4 * (tokens + half) as u64;
+    let bytes = 2 * x.size_bytes() as u64 + 4 * (tokens + half) as u64;
     let _span = dev.span(op, Cost { flops: 3 * n, bytes });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        check_card_limits(name, positions, half)?;
+        let params = rope_params {
+            x: x.kernel_mut(cuda)?,
+            positions: positions.kernel_ptr(cuda)?,
+            inv_freq: inv_freq.kernel_ptr(cuda)?,
+            width: width as u32,
+            half: half as u32,
+            direction,
+        };
+        return cuda.launch("rope", Grid::rows(tokens, width / 2), &params);
+    }
     let rows = rows_per_task(tokens, width);
     let tasks = x.f32_mut().chunks_mut(rows * width).zip(positions.u32().chunks(rows));
     parallel::for_each(tasks, |(x, positions)| {
         dispatch(Rotate { x, positions, inv_freq: inv_freq.f32(), direction });
     });
     Ok(())
+}
+
+/// Errors beyond what the kernel's sines are exact for, and its table holds.
+#[cfg(feature = "cuda")]
+fn check_card_limits(name: &'static str, positions: &Tensor, half: usize) -> Result<()> {
+    const POSITIONS: u32 = 1 << 20;
+    if half > ROPE_MAX_HALF as usize {
+        return Err(Error::shape(name, "inv_freq", format!("at most {ROPE_MAX_HALF}"), half.to_string()));
+    }
+    match positions.u32().iter().find(|&&position| position >= POSITIONS) {
+        Some(position) => Err(Error::shape(name, "positions", format!("below {POSITIONS}"), position.to_string())),
+        None => Ok(()),
+    }
 }
 
 struct Rotate<'a> {

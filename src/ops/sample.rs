@@ -74,6 +74,7 @@ pub fn sample(dev: &Device, out: &mut [Drawn], logits: &Tensor, draws: &[Draw]) 
         return Err(Error::shape("sample", "out", format!("{rows} rows of at least one id"), out.len().to_string()));
     }
     let _span = dev.span(Op::Sample, cost(rows, vocab));
+    let logits = logits.host()?;
     out.par_iter_mut().zip(logits.f32().par_chunks_exact(vocab)).zip(draws).try_for_each(|((out, row), draw)| {
         *out = draw_row(row, draw)?;
         Ok(())

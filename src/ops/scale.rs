@@ -2,17 +2,43 @@
 
 use super::check;
 use super::parallel::{self, rows_per_task};
-use crate::device::{Cost, DType, Device, Op, Tensor};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{Cuda, Grid, abi},
+};
+use crate::device::{Cost, Device, Op, Tensor};
 use crate::error::Result;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
 /// `x[i] *= factor`, rounded once. `x`: F32 of any shape.
 pub fn scale(dev: &Device, x: &mut Tensor, factor: f32) -> Result<()> {
-    check("scale", "x", x, DType::F32, x.shape())?;
+    check("scale", "x", x, dev.activation(), x.shape())?;
     let n = x.elements();
-    let _span = dev.span(Op::Scale, Cost { flops: n as u64, bytes: 8 * n as u64 });
+    let _span = dev.span(Op::Scale, Cost { flops: n as u64, bytes: 2 * x.size_bytes() as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let y = x.kernel_mut(cuda)?;
+        return launch(cuda, y, y, n as u64, factor, false);
+    }
     let part = rows_per_task(n, 1);
     parallel::for_each(x.f32_mut().chunks_mut(part), |x| x.iter_mut().for_each(|x| *x *= factor));
     Ok(())
+}
+
+/// `y = factor x (+ y)` on a card.
+#[cfg(feature = "cuda")]
+pub(super) fn launch(
+    cuda: &Arc<Cuda>,
+    y: *mut abi::bf16,
+    x: *const abi::bf16,
+    n: u64,
+    factor: f32,
+    add: bool,
+) -> Result<()> {
+    let params = abi::scale_params { y, x, n, factor, add: u32::from(add) };
+    cuda.launch("scale", Grid::eights(n), &params)
 }
 
 #[cfg(test)]

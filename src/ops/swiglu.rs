@@ -3,15 +3,30 @@
 use super::check;
 use super::parallel::{self, rows_per_task};
 use super::simd::{Kernel, LANES, Simd, dispatch};
-use crate::device::{Cost, DType, Device, Op, Tensor};
+#[cfg(feature = "cuda")]
+use crate::device::{
+    Backend,
+    cuda::{
+        Grid,
+        abi::{swiglu_backward_params, swiglu_params},
+    },
+};
+use crate::device::{Cost, Device, Op, Tensor};
 use crate::error::Result;
 
 /// `y = gate / (1 + exp(-gate)) * up`, element by element; all F32 `[tokens, intermediate]`.
 pub fn swiglu(dev: &Device, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
-    check("swiglu", "y", y, DType::F32, gate.shape())?;
-    check("swiglu", "up", up, DType::F32, gate.shape())?;
+    check("swiglu", "gate", gate, dev.activation(), gate.shape())?;
+    check("swiglu", "y", y, dev.activation(), gate.shape())?;
+    check("swiglu", "up", up, dev.activation(), gate.shape())?;
     let n = gate.elements() as u64;
-    let _span = dev.span(Op::SwiGlu, Cost { flops: 5 * n, bytes: 12 * n });
+    let _span = dev.span(Op::SwiGlu, Cost { flops: 5 * n, bytes: 3 * gate.size_bytes() as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let params =
+            swiglu_params { y: y.kernel_mut(cuda)?, gate: gate.kernel_ptr(cuda)?, up: up.kernel_ptr(cuda)?, n };
+        return cuda.launch("swiglu", Grid::eights(n), &params);
+    }
     let chunk = rows_per_task(gate.elements(), 1);
     let tasks = y.f32_mut().chunks_mut(chunk).zip(gate.f32().chunks(chunk)).zip(up.f32().chunks(chunk));
     parallel::for_each(tasks, |((y, gate), up)| dispatch(Forward { y, gate, up }));
@@ -58,10 +73,22 @@ pub fn swiglu_backward(
     up: &Tensor,
 ) -> Result<()> {
     for (argument, t) in [("d_gate", &*d_gate), ("d_up", &*d_up), ("dy", dy), ("up", up)] {
-        check("swiglu_backward", argument, t, DType::F32, gate.shape())?;
+        check("swiglu_backward", argument, t, dev.activation(), gate.shape())?;
     }
     let n = gate.elements() as u64;
-    let _span = dev.span(Op::SwiGluBackward, Cost { flops: 11 * n, bytes: 20 * n });
+    let _span = dev.span(Op::SwiGluBackward, Cost { flops: 11 * n, bytes: 5 * gate.size_bytes() as u64 });
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        let params = swiglu_backward_params {
+            d_gate: d_gate.kernel_mut(cuda)?,
+            d_up: d_up.kernel_mut(cuda)?,
+            dy: dy.kernel_ptr(cuda)?,
+            gate: gate.kernel_ptr(cuda)?,
+            up: up.kernel_ptr(cuda)?,
+            n,
+        };
+        return cuda.launch("swiglu_backward", Grid::eights(n), &params);
+    }
     let chunk = rows_per_task(gate.elements(), 1);
     let outputs = d_gate.f32_mut().chunks_mut(chunk).zip(d_up.f32_mut().chunks_mut(chunk));
     let inputs = dy.f32().chunks(chunk).zip(gate.f32().chunks(chunk)).zip(up.f32().chunks(chunk));

@@ -76,7 +76,7 @@ pub struct Prepared {
 }
 
 /// Reads and tokenises the data and plans the steps and the memory. [`Error::Budget`] when it does not fit.
-pub fn prepare(options: &FinetuneOptions) -> Result<Prepared> {
+pub fn prepare(dev: &Device, options: &FinetuneOptions) -> Result<Prepared> {
     options.check()?;
     let config = Config::load(&options.model)?;
     if let Method::Lora(lora) = &options.method {
@@ -101,8 +101,8 @@ pub fn prepare(options: &FinetuneOptions) -> Result<Prepared> {
         .unwrap_or_else(|| ((options.num_train_epochs * order.steps_per_epoch() as f64).ceil() as u64).max(1));
     let max_tokens = order.max_tokens(&lengths);
     let weight_bytes = WeightFiles::open(&options.model)?.total_bytes();
-    let plan = |recompute| MemoryPlan::new(&config, &options.method, weight_bytes, max_tokens, recompute);
-    let plan = MemoryPlan::choose(plan, options.recompute, options.memory_budget)?;
+    let plan = |recompute| MemoryPlan::new(dev, &config, &options.method, weight_bytes, max_tokens, recompute);
+    let plan = MemoryPlan::choose(dev, plan, options.recompute, options.memory_budget)?;
     Ok(Prepared { sequences, rows, order, total_steps, plan, max_tokens })
 }
 
@@ -111,7 +111,7 @@ pub fn prepare(options: &FinetuneOptions) -> Result<Prepared> {
 /// Errors: [`Error::Usage`] for settings that contradict each other or the run that is continued, [`Error::Budget`],
 /// [`Error::NotFinite`] when loss or gradients diverge, [`Error::Interrupted`] after a signal, with a checkpoint written.
 pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneReport> {
-    let prepared = prepare(options)?;
+    let prepared = prepare(dev, options)?;
     let settings = settings(dev, options, &prepared.sequences)?;
     let _lock = OutputLock::acquire(&options.output)?;
     if let Some(report) = start_output(options, &settings)? {
@@ -175,6 +175,9 @@ pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneRepor
 fn settings(dev: &Device, options: &FinetuneOptions, sequences: &[Sequence]) -> Result<Map<String, Value>> {
     let mut settings = options.decisive();
     settings.insert("compute".into(), json!(dev.compute()));
+    if !dev.is_cpu() {
+        settings.insert("device".into(), dev.description().into());
+    }
     let mut hash = Sha256::new();
     for sequence in sequences {
         hash.update((sequence.ids.len() as u64).to_le_bytes());

@@ -1,6 +1,7 @@
 //! Memory of a run, planned before anything is loaded.
 
 use super::trainer::Method;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::{Activations, Config, Projection, Recompute};
 use crate::ops::cross_entropy;
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Bytes that a run needs, by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPlan {
-    /// F32 masters, or the mapped file of frozen weights and the adapter.
+    /// On the CPU F32 masters, or the mapped file of frozen weights and the adapter; on a card all weights in BF16 and F32
+    /// masters of the trained ones.
     pub weights: u64,
     /// F32 gradients of what is trained.
     pub gradients: u64,
@@ -23,7 +25,14 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     /// Plans micro-batches of at most `tokens` tokens; `weight_bytes` is the size of the weight files.
-    pub fn new(config: &Config, method: &Method, weight_bytes: u64, tokens: usize, recompute: Recompute) -> MemoryPlan {
+    pub fn new(
+        dev: &Device,
+        config: &Config,
+        method: &Method,
+        weight_bytes: u64,
+        tokens: usize,
+        recompute: Recompute,
+    ) -> MemoryPlan {
         let blocks = config.num_hidden_layers;
         let (trained, weights, blocks_kept) = match method {
             Method::Full => (config.parameters(), 4 * config.parameters(), blocks),
@@ -34,8 +43,15 @@ impl MemoryPlan {
                 (trained, weight_bytes + 4 * trained, blocks - lowest)
             }
         };
+        let weights = match method {
+            _ if dev.is_cpu() => weights,
+            Method::Full => 6 * trained,
+            Method::Lora(_) => 2 * config.parameters() + 6 * trained,
+        };
         let logits = cross_entropy::plan_bytes(tokens, config.hidden_size, config.vocab_size) as u64;
-        let activations = Activations::plan_bytes(config, tokens, recompute, blocks_kept) + logits;
+        // A card keeps their gradient beside them, in half the bytes.
+        let logits = if dev.is_cpu() { logits } else { logits / 2 * 3 };
+        let activations = Activations::plan_bytes(dev, config, tokens, recompute, blocks_kept) + logits;
         MemoryPlan { weights, gradients: 4 * trained, optimizer: 8 * trained, activations, recompute }
     }
 
@@ -44,13 +60,15 @@ impl MemoryPlan {
         self.weights + self.gradients + self.optimizer + self.activations
     }
 
-    /// The plan that fits `budget`: what `wanted` says, else without recomputation when that fits.
+    /// The plan that fits `budget` (by default what the device has free): what `wanted` says, else without recomputation when
+    /// that fits.
     pub fn choose(
+        dev: &Device,
         plan: impl Fn(Recompute) -> MemoryPlan,
         wanted: Option<Recompute>,
         budget: Option<u64>,
     ) -> Result<MemoryPlan> {
-        let available = budget.or_else(available_memory).unwrap_or(u64::MAX);
+        let available = budget.or_else(|| dev.memory_budget()).or_else(available_memory).unwrap_or(u64::MAX);
         let candidates = wanted.map_or(vec![Recompute::None, Recompute::Block], |r| vec![r]);
         let plans: Vec<MemoryPlan> = candidates.into_iter().map(plan).collect();
         if let Some(fits) = plans.iter().find(|p| p.total() <= available) {

@@ -582,6 +582,25 @@ const _: () = {
     ["Offset of field: divergence_params::logits_q"][::core::mem::offset_of!(divergence_params, logits_q) - 24usize];
     ["Offset of field: divergence_params::vocab"][::core::mem::offset_of!(divergence_params, vocab) - 32usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct scale_params {
+    pub y: *mut bf16,
+    pub x: *const bf16,
+    pub n: u64,
+    pub factor: f32,
+    pub add: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of scale_params"][::core::mem::size_of::<scale_params>() - 32usize];
+    ["Alignment of scale_params"][::core::mem::align_of::<scale_params>() - 8usize];
+    ["Offset of field: scale_params::y"][::core::mem::offset_of!(scale_params, y) - 0usize];
+    ["Offset of field: scale_params::x"][::core::mem::offset_of!(scale_params, x) - 8usize];
+    ["Offset of field: scale_params::n"][::core::mem::offset_of!(scale_params, n) - 16usize];
+    ["Offset of field: scale_params::factor"][::core::mem::offset_of!(scale_params, factor) - 24usize];
+    ["Offset of field: scale_params::add"][::core::mem::offset_of!(scale_params, add) - 28usize];
+};
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for bf16 {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
@@ -632,3 +651,5 @@ unsafe impl cudarc::driver::DeviceRepr for adamw_params {}
 unsafe impl cudarc::driver::DeviceRepr for attention_backward_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for divergence_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for scale_params {}

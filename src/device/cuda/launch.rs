@@ -41,6 +41,17 @@ impl Element for u32 {
 }
 
 impl Grid {
+    /// Enough blocks for one thread to take eight of `n` elements.
+    pub fn eights(n: u64) -> Grid {
+        let threads = super::abi::ROW_THREADS;
+        Grid { blocks: [n.div_ceil(8 * u64::from(threads)) as usize, 1, 1], threads, shared: 0 }
+    }
+
+    /// `n` blocks of the most threads that a row block has.
+    pub fn blocks(n: usize) -> Grid {
+        Grid { blocks: [n, 1, 1], threads: super::abi::ROW_THREADS, shared: 0 }
+    }
+
     /// One block for each of `rows` rows of `width` elements: `row_threads(width)` threads, see `kernels/abi.h`.
     pub fn rows(rows: usize, width: usize) -> Grid {
         let most = super::abi::ROW_THREADS as usize;

@@ -69,12 +69,16 @@ impl Buffer {
             .map_err(|e| self.cuda.error("fill memory", e))
     }
 
-    /// Copies the first `bytes` bytes of a buffer on the same card.
-    pub fn copy_from(&self, from: &Buffer, bytes: usize) -> Result<()> {
+    /// Copies the first `bytes` bytes of a buffer on the same card to `offset` in this one.
+    pub fn copy_from(&self, offset: usize, from: &Buffer, bytes: usize) -> Result<()> {
+        if offset + bytes > self.bytes || bytes > from.bytes {
+            let expected = format!("at most {} bytes", from.bytes.min(self.bytes.saturating_sub(offset)));
+            return Err(Error::shape("copy", "bytes", expected, bytes.to_string()));
+        }
         self.cuda.bind()?;
-        let bytes = bytes.min(self.bytes).min(from.bytes);
+        let to = self.address + offset as u64;
         // SAFETY: inside both buffers; the stream orders the copy.
-        unsafe { result::memcpy_dtod_async(self.address, from.address, bytes, self.cuda.stream.cu_stream()) }
+        unsafe { result::memcpy_dtod_async(to, from.address, bytes, self.cuda.stream.cu_stream()) }
             .map_err(|e| self.cuda.error("copy memory", e))
     }
 }
@@ -115,12 +119,11 @@ impl Cuda {
         }
         // SAFETY: a size of at least one byte.
         let first = unsafe { result::malloc_sync(bytes) };
-        let address = first.or_else(|_| {
+        first.or_else(|_| {
             self.release(state)?;
             // SAFETY: as above.
             unsafe { result::malloc_sync(bytes) }.map_err(|_| self.no_room(state, bytes))
-        });
-        address
+        })
     }
 
     /// Gives buffers that nobody uses back to the driver.

@@ -12,6 +12,8 @@
 //! All work goes into one stream, in the order of the calls. So memory that the host gives back may be handed out again at
 //! once: what was launched before still runs before what is launched after.
 
+// All of the header is bound, also what only the kernels use.
+#[allow(dead_code)]
 pub(crate) mod abi;
 mod launch;
 mod memory;

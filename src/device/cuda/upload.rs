@@ -7,7 +7,7 @@ use super::{Buffer, Cuda};
 use crate::device::tensor::convert;
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
-use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
+use cudarc::driver::{CudaEvent, DeviceRepr, PinnedHostSlice, result};
 use std::sync::{Arc, PoisonError};
 
 /// Bytes of a pinned buffer: long enough that the latency of a copy (some 10 us) is a percent of its time at 25 GB/s.
@@ -66,6 +66,15 @@ impl Cuda {
             slot.sent = Some(sent);
         }
         Ok(())
+    }
+
+    /// Structs that a kernel reads through a pointer, in a buffer of their own.
+    pub fn upload_structs<T: DeviceRepr>(self: &Arc<Cuda>, structs: &[T]) -> Result<Buffer> {
+        // SAFETY: plain C structs without padding (the bindings check their layout), alive as long as the borrow.
+        let bytes = unsafe { std::slice::from_raw_parts(structs.as_ptr().cast::<u8>(), size_of_val(structs)) };
+        let buffer = self.allocate(bytes.len())?;
+        self.send(buffer.address(), bytes)?;
+        Ok(buffer)
     }
 
     fn ring(&self) -> Result<Ring> {

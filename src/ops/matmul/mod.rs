@@ -19,6 +19,7 @@
 //! | `pack.rs`, `pairs.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
 //! | `blocked.rs` | cache blocks and threads |
+//! | `cuda.rs` | launches on a card |
 //! | `scratch.rs` | buffers that outlive a call |
 
 #[cfg(target_arch = "x86_64")]
@@ -26,6 +27,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocked;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(target_arch = "x86_64")]
 mod dot_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -52,15 +55,30 @@ pub use packed::PackedWeight;
 pub use tile::Isa;
 
 use super::{check, check_activations, check_weight};
+#[cfg(feature = "cuda")]
+use crate::device::Backend;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 use blocked::{Operand, Product};
+#[cfg(feature = "cuda")]
+use cuda::Layout;
 use pack::{Left, Right, Source};
 use rayon::prelude::*;
 
 /// FLOPs and fewest bytes of an `m x k` by `k x n` product with a weight (or second operand) of `element` bytes.
 pub fn cost(m: usize, n: usize, k: usize, element: usize) -> Cost {
     Cost { flops: 2 * (m * n * k) as u64, bytes: (4 * (m * k + m * n) + element * n * k) as u64 }
+}
+
+/// FLOPs of a product, and the bytes of its operands and result, each once.
+fn cost_of(flops: usize, tensors: [&Tensor; 3]) -> Cost {
+    Cost { flops: flops as u64, bytes: tensors.iter().map(|t| t.size_bytes() as u64).sum() }
+}
+
+/// Checks a result: F32, or the device's activation type.
+fn check_output(op: &'static str, argument: &'static str, dev: &Device, y: &Tensor, shape: &[usize]) -> Result<()> {
+    let dtype = if y.dtype() == dev.activation() { y.dtype() } else { DType::F32 };
+    check(op, argument, y, dtype, shape)
 }
 
 /// Whether a product replaces its destination or is added to it.
@@ -84,9 +102,13 @@ pub fn matmul_nt(
     let (m, k, n) = (x.rows(), x.row_len(), w.rows());
     check_activations("matmul_nt", "x", x, &[m, k])?;
     check_weight("matmul_nt", "w", w, &[n, k])?;
-    check("matmul_nt", "y", y, DType::F32, &[m, n])?;
+    check_output("matmul_nt", "y", dev, y, &[m, n])?;
     check_bias("matmul_nt", bias, n)?;
-    let _span = dev.span(Op::Matmul, cost(m, n, k, w.dtype().size()));
+    let _span = dev.span(Op::Matmul, cost_of(2 * m * n * k, [x, w, y]));
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return cuda::launch(cuda, Layout::Nt, (m, n, k), y, (x, w), bias, store);
+    }
     run(dev, (m, n, k), Left::Rows(Source::of(x, 0)), Operand::Plain(Right::Rows(w, 0)), bias, store, y);
     Ok(())
 }
@@ -96,8 +118,12 @@ pub fn matmul_nn(dev: &Device, dx: &mut Tensor, dy: &Tensor, w: &Tensor, store: 
     let (m, n, k) = (dy.rows(), w.rows(), w.row_len());
     check_activations("matmul_nn", "dy", dy, &[m, n])?;
     check_weight("matmul_nn", "w", w, &[n, k])?;
-    check("matmul_nn", "dx", dx, DType::F32, &[m, k])?;
-    let _span = dev.span(Op::Matmul, cost(m, k, n, w.dtype().size()));
+    check_output("matmul_nn", "dx", dev, dx, &[m, k])?;
+    let _span = dev.span(Op::Matmul, cost_of(2 * m * n * k, [dy, w, dx]));
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return cuda::launch(cuda, Layout::Nn, (m, k, n), dx, (dy, w), None, store);
+    }
     run(dev, (m, k, n), Left::Rows(Source::of(dy, 0)), Operand::Plain(Right::Columns(w, 0)), None, store, dx);
     Ok(())
 }
@@ -136,7 +162,11 @@ pub fn matmul_tn(dev: &Device, dw: &mut Tensor, dy: &Tensor, x: &Tensor, store: 
     check_activations("matmul_tn", "dy", dy, &[m, n])?;
     check_activations("matmul_tn", "x", x, &[m, k])?;
     check("matmul_tn", "dw", dw, DType::F32, &[n, k])?;
-    let _span = dev.span(Op::Matmul, cost(n, k, m, 4));
+    let _span = dev.span(Op::Matmul, cost_of(2 * m * n * k, [dy, x, dw]));
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return cuda::launch(cuda, Layout::Tn, (n, k, m), dw, (dy, x), None, store);
+    }
     run(dev, (n, k, m), Left::Columns(Source::of(dy, 0)), Operand::Plain(Right::Columns(x, 0)), None, store, dw);
     Ok(())
 }
@@ -182,6 +212,9 @@ pub fn matmul_weights<const N: usize>(
     x: &Tensor,
     products: &mut [(&mut Tensor, Weight, Option<&Tensor>); N],
 ) -> Result<()> {
+    if !dev.is_cpu() {
+        return products.iter_mut().try_for_each(|(y, w, bias)| matmul_weight(dev, y, x, *w, *bias, Store::Replace));
+    }
     let (m, k) = (x.rows(), x.row_len());
     check_activations("matmul_weights", "x", x, &[m, k])?;
     let mut cost_of_all = Cost::default();

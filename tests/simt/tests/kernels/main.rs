@@ -22,4 +22,5 @@ mod rmsnorm;
 mod rope;
 mod rows;
 mod sample;
+mod scale;
 mod swiglu;

@@ -1,0 +1,59 @@
+//! Launches of `kernels/matmul.cu`.
+
+use super::Store;
+use crate::device::cuda::{Cuda, Grid, abi};
+use crate::device::{DType, Tensor};
+use crate::error::Result;
+use std::sync::Arc;
+
+/// Which operands are transposed; see the kernel file.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Layout {
+    Nt,
+    Nn,
+    Tn,
+}
+
+/// `y[m, n] (+)= a · b (+ bias)` with the reduction over `k`; `y`: BF16 or F32, the rest BF16.
+pub(super) fn launch(
+    cuda: &Arc<Cuda>,
+    layout: Layout,
+    (m, n, k): (usize, usize, usize),
+    y: &mut Tensor,
+    (a, b): (&Tensor, &Tensor),
+    bias: Option<&Tensor>,
+    store: Store,
+) -> Result<()> {
+    let wide = y.dtype() == DType::F32;
+    let add = if store == Store::Add { abi::MATMUL_ADD } else { 0 };
+    let params = abi::matmul_params {
+        y: if wide { y.kernel_mut::<f32>(cuda)?.cast() } else { y.kernel_mut::<abi::bf16>(cuda)?.cast() },
+        a: a.kernel_ptr(cuda)?,
+        b: b.kernel_ptr(cuda)?,
+        bias: bias.map_or(Ok(std::ptr::null()), |bias| bias.kernel_ptr(cuda))?,
+        m: m as u32,
+        n: n as u32,
+        k: k as u32,
+        flags: add | if wide { abi::MATMUL_F32 } else { 0 },
+    };
+    let tiles = |rows: usize, columns: usize| m.div_ceil(rows) * n.div_ceil(columns);
+    // Large tiles read operands least often; where they would leave multiprocessors idle, smaller ones share the work out.
+    let (kernel, blocks, threads, shared) = if layout == Layout::Nt && m <= 16 {
+        ("matmul_nt_small", tiles(16, 32), 64, abi::MATMUL_SMALL_SHARED)
+    } else if tiles(128, 128) >= cuda.card.multiprocessors as usize {
+        let kernel = match layout {
+            Layout::Nt => "matmul_nt_large",
+            Layout::Nn => "matmul_nn_large",
+            Layout::Tn => "matmul_tn_large",
+        };
+        (kernel, tiles(128, 128), 256, abi::MATMUL_LARGE_SHARED)
+    } else {
+        let kernel = match layout {
+            Layout::Nt => "matmul_nt_medium",
+            Layout::Nn => "matmul_nn_medium",
+            Layout::Tn => "matmul_tn_medium",
+        };
+        (kernel, tiles(64, 64), 128, abi::MATMUL_MEDIUM_SHARED)
+    };
+    cuda.launch(kernel, Grid { blocks: [blocks, 1, 1], threads, shared }, &params)
+}

@@ -1,0 +1,79 @@
+//! The CUDA device against the CPU: whole passes, generation, metrics. Runs on any machine, over the host's stand-in for a driver
+//! (`tests/simt`):
+//!
+//! ```text
+//! cargo build --release -p ratoon-simt
+//! RATOON_CUDA_ARCHS= cargo test --release --features cuda --test cuda
+//! ```
+//!
+//! With `RATOON_TEST_DRIVER=nvidia`, and a build with kernels, on a card.
+#![cfg(feature = "cuda")]
+
+mod forward;
+mod generate;
+mod program;
+#[path = "../support/mod.rs"]
+mod support;
+mod train;
+
+use ratoon::device::{DType, Device, DeviceName, Tensor};
+use ratoon::model::{Llama, Trainable};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+/// Seven shapes of Llama, see `tests/data/README.md`.
+const TINY: [&str; 7] = ["biases", "gqa", "linear_rope", "llama3_rope", "mha_tied", "mqa_head_dim", "odd_sizes"];
+
+fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(name)
+}
+
+/// Where cargo puts the stand-in.
+fn simt_library() -> PathBuf {
+    let library = std::env::current_exe().unwrap().with_file_name("libratoon_simt.so");
+    assert!(library.exists(), "{}: not built: cargo build --release -p ratoon-simt", library.display());
+    library
+}
+
+/// The card. The stand-in is loaded before the driver is asked for; it answers to the driver's name.
+fn card() -> Device {
+    static LOADED: Once = Once::new();
+    LOADED.call_once(|| {
+        if std::env::var_os("RATOON_TEST_DRIVER").is_none() {
+            // SAFETY: the library runs nothing when it is loaded.
+            let library = unsafe { libloading::Library::new(simt_library()) };
+            std::mem::forget(library.unwrap());
+        }
+    });
+    Device::open(DeviceName::Cuda(0)).unwrap()
+}
+
+/// The CPU's model with the weights that a card holds: rounded to BF16.
+fn rounded(dir: &Path) -> Llama {
+    let mut model = Llama::load(dir).unwrap().into_f32();
+    for (_, tensor) in model.parameters_mut(Trainable::All).unwrap() {
+        let mut half = Tensor::zeros(tensor.shape(), DType::BF16);
+        half.convert_from(tensor).unwrap();
+        tensor.convert_from(&half).unwrap();
+    }
+    model
+}
+
+/// Relative standard deviation of a hidden state on a card, and of what is linear in it.
+///
+/// A rounding to BF16 changes a number by at most `2^-9` of itself, by `2^-9 / sqrt(3)` in the mean square. A block rounds 13
+/// times on the way to its output (two norms, q, k, v, two rotations, attention, gate, up, their product, two sums with the
+/// residual stream), the embedding not at all, the last norm once. Norms keep the relative size of an error, and independent errors
+/// add up in squares.
+fn relative_deviation(blocks: usize) -> f64 {
+    2f64.powi(-9) / 3f64.sqrt() * ((13 * blocks + 1) as f64).sqrt()
+}
+
+/// The numbers differ by at most two of their standard deviations in the mean square. Nothing is claimed of the largest error:
+/// where the softmax of attention is sharp, a single token's can be many times the mean.
+fn assert_within_rounding(what: &str, got: &[f32], want: &[f32], deviation: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), want.len());
+    let errors = got.iter().zip(want).enumerate().map(|(i, (g, w))| f64::from(g - w) / deviation(i));
+    let rms = (errors.map(|e| e * e).sum::<f64>() / got.len() as f64).sqrt();
+    assert!(rms <= 2.0, "{what}: off by {rms} standard deviations in the mean square");
+}
