@@ -58,6 +58,14 @@ enum Format {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    let step = args.train.step();
+    if step.is_some() && args.model.adapter.is_some() {
+        return Err(Error::usage(
+            "--adapter",
+            "prefill and decode, or --train, which makes an adapter of its own",
+            "both",
+        ));
+    }
     let dir = args.model.resolve()?;
     let device = context.device.clone().with_compute(args.compute.into()).with_weights(args.weights.into());
     let options = BenchOptions {
@@ -68,7 +76,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         repetitions: args.repetitions,
         all_logits: args.all_logits,
     };
-    let rows = bench(&device, &dir, &options, args.train.step().as_ref())?;
+    let rows = bench(&device, &dir, &options, step.as_ref())?;
     let format = if context.json { Format::Json } else { args.output };
     print!("{}", render(&rows, format)?);
     Ok(())
