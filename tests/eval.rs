@@ -162,6 +162,33 @@ fn likelihoods_are_bit_equal_whatever_shares_the_batch() {
 }
 
 #[test]
+fn a_many_shot_task_costs_its_suffixes_alone() {
+    let model = Llama::load(&data("tiny/gqa")).unwrap();
+    let (items, shots, question, choice) = (40, 300, 12, 3);
+    let shared: Vec<u32> = (0..shots).map(|i| (i * 31 + 7) % 256).collect();
+    let request = |item: u32, letter: u32| {
+        let own = (0..question).map(|p| (p * p + 3 * item) % 256);
+        let answer = [letter, (letter * 5 + item) % 256, 9];
+        Request { ids: shared.iter().copied().chain(own).chain(answer).collect(), continuation: choice }
+    };
+    let requests: Vec<Request> = (0..items).flat_map(|item| (0..4).map(move |letter| request(item, letter))).collect();
+    let progress = Progress::start("test", 0, "choices");
+    let together = Device::cpu();
+    let scores = log_likelihoods(&together, &model, &requests, &progress).unwrap();
+    // The examples once; of each item the question with the first choice, whose last token is only predicted; for each further
+    // choice its tokens, with the context's last, which predicts the first of them.
+    let tokens = shots as usize + items as usize * (question as usize + choice - 1 + 3 * choice);
+    assert_eq!(together.ledger().tokens(), tokens as u64);
+    let alone = Device::cpu();
+    for (request, score) in requests.iter().zip(scores) {
+        let one = log_likelihoods(&alone, &model, std::slice::from_ref(request), &progress).unwrap();
+        assert_eq!(one[0].to_bits(), score.to_bits());
+    }
+    let ratio = alone.ledger().flops() as f64 / together.ledger().flops() as f64;
+    assert!(ratio > 20.0, "without sharing it is {ratio:.1} times the FLOPs");
+}
+
+#[test]
 fn windows_and_texts_that_do_not_fit_are_named() {
     let dev = Device::cpu();
     let model = Llama::load(&data("tiny/gqa")).unwrap();

@@ -1,41 +1,15 @@
 //! Generation gives PyTorch's tokens, and the same tokens whatever runs beside them.
 
+#[path = "support/engine.rs"]
+mod engine;
 mod support;
 
-use ratoon::device::Device;
-use ratoon::generate::{Completion, EngineOptions, Finish, OnOverflow, Order, Request, Sampling, Stats, generate};
+use engine::{Setup, mixed_requests, request, run, tiny};
+use ratoon::Error;
+use ratoon::generate::{EngineOptions, Finish, OnOverflow, Order, Request, Sampling};
 use ratoon::model::{GenerationConfig, Llama, Tokenizer};
-use ratoon::{Error, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-struct Setup {
-    _dir: tempfile::TempDir,
-    model: Llama,
-    tokenizer: Tokenizer,
-}
-
-fn tiny() -> Setup {
-    let dir = tempfile::tempdir().unwrap();
-    support::tiny_model_with_tokenizer(dir.path());
-    let (model, tokenizer) = (Llama::load(dir.path()).unwrap(), Tokenizer::load(dir.path()).unwrap());
-    Setup { _dir: dir, model, tokenizer }
-}
-
-fn run(setup: &Setup, eos: &[u32], requests: &[Request], options: &EngineOptions) -> Result<(Vec<Completion>, Stats)> {
-    let mut out = vec![None; requests.len()];
-    let generation = GenerationConfig { eos_token_ids: eos.to_vec(), ..GenerationConfig::default() };
-    let mut sink = |i: usize, completion| {
-        assert!(out[i].replace(completion).is_none(), "each request ends once");
-        Ok(())
-    };
-    let stats = generate(&Device::cpu(), &setup.model, &setup.tokenizer, &generation, requests, options, &mut sink)?;
-    Ok((out.into_iter().map(Option::unwrap).collect(), stats))
-}
-
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    Request { id: 0, prompt: prompt.to_vec(), max_tokens, sampling: Sampling::GREEDY, stop: Vec::new() }
-}
 
 fn json(path: PathBuf) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -51,7 +25,7 @@ fn data() -> PathBuf {
 
 #[test]
 fn tiny_models_continue_as_pytorch_does() {
-    let Setup { _dir, tokenizer, .. } = tiny();
+    let Setup { tokenizer, .. } = tiny();
     let mut setup = tiny();
     for name in ["biases", "gqa", "linear_rope", "llama3_rope", "mha_tied", "mqa_head_dim", "odd_sizes"] {
         let dir = data().join("tiny").join(name);
@@ -65,23 +39,6 @@ fn tiny_models_continue_as_pytorch_does() {
     assert_eq!(tokenizer.vocab_size(), 256);
 }
 
-/// Requests of many lengths, greedy and sampled, with and without stop strings.
-fn mixed_requests() -> Vec<Request> {
-    (0..23usize)
-        .map(|i| Request {
-            id: 1000 + i as u64,
-            prompt: (0..1 + i * 7 % 41).map(|p| ((p * 31 + i * 17) % 256) as u32).collect(),
-            max_tokens: 1 + i * 5 % 37,
-            sampling: match i % 3 {
-                0 => Sampling::GREEDY,
-                1 => Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 },
-                _ => Sampling { temperature: 0.8, top_k: 50, top_p: 0.9, seed: 8 },
-            },
-            stop: if i % 4 == 0 { vec!["e".into()] } else { Vec::new() },
-        })
-        .collect()
-}
-
 #[test]
 fn the_tokens_are_the_same_bit_for_bit_whatever_the_batch_chunk_and_page_sizes() {
     let (setup, requests) = (tiny(), mixed_requests());
@@ -91,7 +48,6 @@ fn the_tokens_are_the_same_bit_for_bit_whatever_the_batch_chunk_and_page_sizes()
         page_size,
         order,
         kv_memory,
-        logprobs: true,
         ..EngineOptions::default()
     };
     let (alone, stats) = run(&setup, &[2], &requests, &options(1, 512, 16, Order::Input, None)).unwrap();
@@ -119,7 +75,7 @@ fn the_tokens_are_the_same_bit_for_bit_whatever_the_batch_chunk_and_page_sizes()
 #[test]
 fn another_seed_or_request_id_gives_other_tokens() {
     let setup = tiny();
-    let sampling = |seed| Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed };
+    let sampling = |seed| Sampling { temperature: 1.0, seed, ..Sampling::GREEDY };
     let make = |id, seed| Request { id, sampling: sampling(seed), ..request(&[65, 66, 67], 32) };
     let (out, _) =
         run(&setup, &[], &[make(1, 0), make(1, 1), make(2, 0), make(1, 0)], &EngineOptions::default()).unwrap();
@@ -130,7 +86,7 @@ fn another_seed_or_request_id_gives_other_tokens() {
 #[test]
 fn outputs_end_at_stop_strings_end_of_text_and_limits() {
     let setup = tiny();
-    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
+    let sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
     let request = |prompt: &[u32], max_tokens| Request { sampling, ..request(prompt, max_tokens) };
     let prompt = &[65u32, 66, 67, 68];
     let plain = &run(&setup, &[], &[request(prompt, 200)], &EngineOptions::default()).unwrap().0[0];
@@ -162,7 +118,7 @@ fn half_a_character_at_the_end_is_left_out_of_the_text() {
     let setup = tiny();
     let mut halves = 0;
     for length in 1..60 {
-        let sampling = Sampling { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 };
+        let sampling = Sampling { temperature: 5.0, seed: 1, ..Sampling::GREEDY };
         let request = Request { sampling, ..request(&[0xe2, 0x82], length) };
         let out = &run(&setup, &[], &[request], &EngineOptions::default()).unwrap().0[0];
         let bytes: Vec<u8> = out.ids.iter().map(|&id| id as u8).collect();
@@ -223,11 +179,7 @@ fn requests_that_cannot_work_are_errors_before_anything_is_computed() {
 #[test]
 fn the_real_model_continues_as_pytorch_does() {
     let dir = support::smollm2();
-    let setup = Setup {
-        _dir: tempfile::tempdir().unwrap(),
-        model: Llama::load(&dir).unwrap(),
-        tokenizer: Tokenizer::load(&dir).unwrap(),
-    };
+    let setup = Setup { model: Llama::load(&dir).unwrap(), tokenizer: Tokenizer::load(&dir).unwrap(), draft: None };
     let eos = GenerationConfig::load(&dir).unwrap().eos_token_ids;
     let expected = json(data().join("prompts.json"));
     let prompts = expected["prompts"].as_array().unwrap();

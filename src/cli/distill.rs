@@ -1,11 +1,11 @@
 //! `ratoon distill`.
 
 use super::Context;
-use super::generate::EngineArgs;
+use super::engine::{EngineArgs, SamplingArgs};
 use super::model_args::ModelArgs;
 use ratoon::Result;
 use ratoon::distill::{DistillOptions, distill};
-use ratoon::generate::Sampling;
+use ratoon::generate::Shard;
 use std::path::PathBuf;
 
 /// Let the uncut model rewrite the answers of a dataset; keep a rewrite only when it is right.
@@ -31,18 +31,17 @@ pub struct Args {
     /// Draw from the likeliest ids up to this share of the probability.
     #[arg(long, default_value_t = 0.95)]
     top_p: f32,
-    /// Draw from this many likeliest ids; 0: from all.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Key of the random numbers.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Most tokens of a rewrite; one that reaches it is refused.
     #[arg(long, default_value_t = 512)]
     max_tokens: usize,
     /// Only the first rows.
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
+    /// Only the rows of one part of so many, divided by row id: 0/4 to 3/4. `ratoon join` puts the results together.
+    #[arg(long, value_name = "I/N", default_value_t = Shard::ALL)]
+    shard: Shard,
     /// Field of the rows that holds their id, instead of id or custom_id.
     #[arg(long, value_name = "KEY")]
     id_field: Option<String>,
@@ -59,12 +58,14 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let options = DistillOptions {
         model: args.model.resolve()?,
         adapter: args.model.adapter,
+        draft: args.engine.draft()?,
         data: args.data,
         template: args.template,
         output: args.output,
-        sampling: Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed },
+        sampling: args.sampling.with(args.temperature, args.top_p),
         max_tokens: args.max_tokens,
         limit: args.limit,
+        shard: args.shard,
         id_field: args.id_field,
         engine: args.engine.options(),
         overwrite: args.overwrite,
@@ -75,6 +76,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         return Ok(());
     }
     println!("{}: {} rows, {} rewritten", options.output.display(), report.rows, report.distilled);
+    if let Some(acceptance) = report.draft_acceptance {
+        println!("  {:.1} % of the draft's tokens kept", 100.0 * acceptance);
+    }
     for (reason, count) in report.reasons.iter().filter(|(_, count)| **count > 0) {
         let fate = if reason.kept() { "kept" } else { "original kept" };
         println!("  {count:>7}  {} ({fate})", serde_json::json!(reason).as_str().unwrap_or_default());

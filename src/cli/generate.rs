@@ -1,13 +1,14 @@
 //! `ratoon generate`.
 
+use super::Context;
+use super::engine::{EngineArgs, SamplingArgs};
 use super::model_args::ModelArgs;
-use super::{Context, Precision, WeightFormat};
 use ratoon::Result;
-use ratoon::device::Device;
 use ratoon::generate::{
-    EngineOptions, GenerateOptions, OnOverflow, Order, Request, Runtime, Sampling, generate_file, stream_of,
+    EngineOptions, GenerateOptions, Logprobs, OnOverflow, Request, Runtime, Shard, generate_file, stream_of,
 };
 use ratoon::model::Message;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// Generate text for a file of prompts, or for one prompt.
@@ -30,12 +31,14 @@ pub struct Args {
     /// Draw from the likeliest ids up to this share of the probability.
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Draw from this many likeliest ids; 0: from all.
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Key of the random numbers.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Added to the logits of an id, -100 to 100; may be repeated.
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Samples of each prompt, each with random numbers of its own.
+    #[arg(short, long, value_name = "SAMPLES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    n: u16,
     /// Most tokens of a completion.
     #[arg(long, default_value_t = 256)]
     max_tokens: usize,
@@ -45,12 +48,21 @@ pub struct Args {
     /// Only the first rows.
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
+    /// Only the rows of one part of so many, divided by row id: 0/4 to 3/4. `ratoon join` puts the results together.
+    #[arg(long, value_name = "I/N", default_value_t = Shard::ALL, requires = "input")]
+    shard: Shard,
     /// What to do with a prompt that is longer than the model's context.
     #[arg(long, value_enum, default_value = "error")]
     on_overflow: OnOverflow,
     /// Give the ids and log-probabilities of the generated tokens.
     #[arg(long)]
     logprobs: bool,
+    /// Give so many likeliest tokens at each generated one's place.
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "logprobs")]
+    top_logprobs: usize,
+    /// Give the log-probabilities of the prompt's tokens but the first.
+    #[arg(long)]
+    prompt_logprobs: bool,
     /// Replace the output, or start it again.
     #[arg(long)]
     overwrite: bool,
@@ -72,88 +84,62 @@ struct What {
     message: Option<String>,
 }
 
-/// Limits of the engine, for every verb that generates.
-#[derive(clap::Args)]
-pub(super) struct EngineArgs {
-    /// Inputs of matrix products and attention: bf16 (sums in f32; the fastest), or f32 throughout.
-    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
-    compute: Precision,
-    /// Weights in memory: as stored, or int8 (8.5 bits each, activations quantised too: faster, less exact).
-    #[arg(long, value_enum, default_value_t = WeightFormat::Stored)]
-    weights: WeightFormat,
-    /// Most sequences in one step.
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    max_batch_size: usize,
-    /// Most prompt tokens in one step.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
-    chunk_tokens: usize,
-    /// Tokens in one page of the cache.
-    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
-    page_size: usize,
-    /// Memory for keys and values in MiB [default: what --max-batch-size can use, at most 2048].
-    #[arg(long, value_name = "MIB")]
-    kv_memory: Option<u64>,
-    /// Start the longest requests first: fewer half-empty steps, but results wait for those before them.
-    #[arg(long)]
-    longest_first: bool,
-}
-
-impl EngineArgs {
-    /// The device with this precision.
-    pub(super) fn device(&self, context: &Context) -> Device {
-        context.device.clone().with_compute(self.compute.into()).with_weights(self.weights.into())
-    }
-
-    /// As the library takes them.
-    pub(super) fn options(&self) -> EngineOptions {
-        EngineOptions {
-            max_batch_size: self.max_batch_size,
-            chunk_tokens: self.chunk_tokens,
-            page_size: self.page_size,
-            kv_memory: self.kv_memory.map(|mib| mib.saturating_mul(1 << 20)),
-            order: if self.longest_first { Order::LongestFirst } else { Order::Input },
-            ..EngineOptions::default()
-        }
-    }
-}
-
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let model = args.model.resolve()?;
     let adapter = args.model.adapter;
     let device = args.engine.device(context);
-    let Args { temperature, top_k, top_p, seed, max_tokens, stop, .. } = args;
-    let sampling = Sampling { temperature, top_k, top_p, seed };
-    let engine = EngineOptions { on_overflow: args.on_overflow, logprobs: args.logprobs, ..args.engine.options() };
+    let engine = EngineOptions { on_overflow: args.on_overflow, ..args.engine.options() };
+    let (draft, n) = (args.engine.draft()?, usize::from(args.n));
+    let request = Request {
+        sampling: args.sampling.with(args.temperature, args.top_p),
+        logit_bias: args.logit_bias,
+        stop: args.stop,
+        logprobs: Logprobs { output: args.logprobs, top: args.top_logprobs, prompt: args.prompt_logprobs },
+        ..Request::new(0, Vec::new(), args.max_tokens)
+    };
     if let (Some(input), Some(output)) = (args.what.input, args.output) {
-        let (limit, overwrite) = (args.limit, args.overwrite);
+        let (limit, shard, overwrite) = (args.limit, args.shard, args.overwrite);
         let options =
-            GenerateOptions { model, adapter, input, output, sampling, max_tokens, stop, limit, engine, overwrite };
+            GenerateOptions { model, adapter, draft, input, output, request, n, limit, shard, engine, overwrite };
         let report = generate_file(&device, &options)?;
         if context.json {
-            println!("{:#}", serde_json::json!(report));
+            println!("{:#}", json!(report));
         } else {
             let ends: Vec<String> = report.finish.iter().map(|(name, n)| format!("{n} {name}")).collect();
             println!("{}: {} rows ({})", options.output.display(), report.rows, ends.join(", "));
+            if let Some(acceptance) = report.stats.acceptance() {
+                println!("  {:.1} % of the draft's tokens kept", 100.0 * acceptance);
+            }
         }
         return Ok(());
     }
-    let runtime = Runtime::load_adapted(&device, &model, adapter.as_deref())?;
+    let runtime = Runtime::load_adapted(&device, &model, adapter.as_deref())?.with_draft(&device, draft.as_deref())?;
     let prompt = match (&args.what.message, &args.what.prompt) {
         (Some(message), _) => runtime.chat_prompt(&[Message::new("user", message)], "")?,
         (None, text) => runtime.tokenizer.encode(text.as_deref().unwrap_or_default(), true)?,
     };
-    let request = Request { id: stream_of("0"), prompt, max_tokens, sampling, stop };
-    let (completion, stats) = runtime.complete(&device, &request, &engine)?;
+    let sample = |sample| Request { id: stream_of("0", sample), prompt: prompt.clone(), ..request.clone() };
+    let requests: Vec<Request> = (0..n).map(sample).collect();
+    let (completions, stats) = runtime.complete(&device, &requests, &engine)?;
     if context.json {
-        let finish = completion.finish.name();
-        println!(
-            "{:#}",
-            serde_json::json!({"completion": completion.text, "ids": completion.ids, "finish_reason": finish,
-                "logprobs": completion.logprobs, "stats": stats})
-        );
+        let samples = completions.iter().map(|c| {
+            json!({"completion": c.text, "ids": c.ids, "finish_reason": c.finish.name(), "logprobs": c.logprobs,
+                "top_logprobs": c.top_logprobs, "prompt_logprobs": c.prompt_logprobs})
+        });
+        let mut samples: Vec<Value> = samples.collect();
+        let mut out = if n == 1 { samples.remove(0) } else { json!({"completions": samples}) };
+        out["stats"] = json!(stats);
+        println!("{out:#}");
     } else {
-        println!("{}", completion.text);
+        let texts: Vec<&str> = completions.iter().map(|c| c.text.as_str()).collect();
+        println!("{}", texts.join("\n---\n"));
     }
     Ok(())
+}
+
+/// `ID=BIAS`.
+fn logit_bias(text: &str) -> std::result::Result<(u32, f32), String> {
+    let parts = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse().ok()?)));
+    parts.ok_or_else(|| "expected ID=BIAS, for instance 42=-100".into())
 }

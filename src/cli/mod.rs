@@ -4,12 +4,14 @@ mod bench;
 mod convert;
 mod distill;
 mod doctor;
+mod engine;
 mod eval;
 mod finetune;
 mod flops;
 mod generate;
 mod init;
 mod inspect;
+mod join;
 mod merge;
 mod model_args;
 mod prune;
@@ -96,8 +98,9 @@ enum Command {
     Init(init::Args),
     Score(score::Args),
     Prune(prune::Args),
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     Distill(distill::Args),
+    Join(join::Args),
     Finetune(Box<finetune::Args>),
     Merge(merge::Args),
     Eval(eval::Args),
@@ -115,8 +118,9 @@ impl Command {
             Command::Init(args) => init::run(args, context),
             Command::Score(args) => score::run(args, context),
             Command::Prune(args) => prune::run(args, context),
-            Command::Generate(args) => generate::run(args, context),
+            Command::Generate(args) => generate::run(*args, context),
             Command::Distill(args) => distill::run(args, context),
+            Command::Join(args) => join::run(args, context),
             Command::Finetune(args) => finetune::run(*args, context),
             Command::Merge(args) => merge::run(args, context),
             Command::Eval(args) => eval::run(args, context),

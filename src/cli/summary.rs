@@ -1,7 +1,7 @@
 //! What a command cost: one line on stderr at its end, and with `--profile` a table of every operation.
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
-use ratoon::device::{Device, peak};
+use ratoon::device::{Device, Phase, peak};
 use std::time::Duration;
 
 /// Commands shorter than this are not compared with the processor's peak, which takes 0.1 s to measure.
@@ -24,6 +24,13 @@ pub fn line(device: &Device, elapsed: Duration) -> String {
     }
     if ledger.tokens() > 0 {
         parts.push(format!("{:.1} tokens/s", ledger.tokens() as f64 / seconds));
+    }
+    for (name, phase) in [("prefill", Phase::Prefill), ("decode", Phase::Decode)] {
+        let work = ledger.phase(phase);
+        if work.tokens > 0 {
+            let (flops, bytes) = (quantity(work.flops as f64), quantity(work.bytes as f64));
+            parts.push(format!("{name} {} tokens in {flops}FLOP and {bytes}B", work.tokens));
+        }
     }
     if let Some(bytes) = memory {
         parts.push(format!("{}B peak memory", quantity(bytes as f64)));

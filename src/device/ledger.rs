@@ -93,10 +93,44 @@ impl std::ops::Sub for Entry {
     }
 }
 
+/// The two halves of generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading prompts.
+    Prefill,
+    /// Writing.
+    Decode,
+}
+
+/// Work of one [`Phase`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PhaseWork {
+    /// Tokens that went through a model.
+    pub tokens: u64,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Fewest bytes that had to move.
+    pub bytes: u64,
+}
+
+impl std::ops::Sub for PhaseWork {
+    type Output = PhaseWork;
+
+    /// Work done between two looks.
+    fn sub(self, earlier: PhaseWork) -> PhaseWork {
+        PhaseWork {
+            tokens: self.tokens - earlier.tokens,
+            flops: self.flops - earlier.flops,
+            bytes: self.bytes - earlier.bytes,
+        }
+    }
+}
+
 /// FLOPs, bytes, calls and seconds of every operation since the device was opened.
 #[derive(Default)]
 pub struct Ledger {
     counters: [Counter; Op::ALL.len()],
+    phases: [[AtomicU64; 3]; 2],
     tokens: AtomicU64,
 }
 
@@ -140,6 +174,20 @@ impl Ledger {
     /// Totals so far of all operations, in the order of [`Op::ALL`]. Subtract two snapshots to measure what lies between.
     pub fn snapshot(&self) -> Vec<(Op, Entry)> {
         Op::ALL.iter().map(|&op| (op, self.entry(op))).collect()
+    }
+
+    /// Books work, which the operations have booked already, under a phase of generation.
+    pub fn add_phase(&self, phase: Phase, work: PhaseWork) {
+        let values = [work.tokens, work.flops, work.bytes];
+        for (counter, value) in self.phases[phase as usize].iter().zip(values) {
+            counter.fetch_add(value, Relaxed);
+        }
+    }
+
+    /// Work so far that was booked under a phase.
+    pub fn phase(&self, phase: Phase) -> PhaseWork {
+        let [tokens, flops, bytes] = &self.phases[phase as usize];
+        PhaseWork { tokens: tokens.load(Relaxed), flops: flops.load(Relaxed), bytes: bytes.load(Relaxed) }
     }
 
     /// Counts tokens that went through a model.

@@ -23,7 +23,7 @@ mod tensor;
 
 pub use compute::{Compute, Weights};
 pub use dtype::DType;
-pub use ledger::{Cost, Entry, Ledger, Op, Span};
+pub use ledger::{Cost, Entry, Ledger, Op, Phase, PhaseWork, Span};
 pub use name::DeviceName;
 pub use tensor::{OnHost, Tensor};
 

@@ -18,7 +18,9 @@ use crate::data::{self, Example, ReadOptions, Row};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::generate::resume::{self, Opened, Unfinished};
-use crate::generate::{EngineOptions, OnOverflow, Request, Runtime, Sampling, generate, provenance, stream_of};
+use crate::generate::{
+    EngineOptions, OnOverflow, Request, Runtime, Sampling, Shard, Stats, generate, provenance, stream_of,
+};
 use crate::model::Message;
 use select::Reason;
 use serde::Serialize;
@@ -35,6 +37,8 @@ pub struct DistillOptions {
     pub model: PathBuf,
     /// Directory of a PEFT adapter for the model.
     pub adapter: Option<PathBuf>,
+    /// Directory of a model that drafts for it.
+    pub draft: Option<PathBuf>,
     /// Rows with prompts and answers, JSONL or Parquet.
     pub data: PathBuf,
     /// `math`, `general` or the path of a template file.
@@ -47,6 +51,8 @@ pub struct DistillOptions {
     pub max_tokens: usize,
     /// Only the first rows.
     pub limit: Option<usize>,
+    /// Of these, only the rows of one shard.
+    pub shard: Shard,
     /// Field of the rows that holds their id, instead of `id` or `custom_id`.
     pub id_field: Option<String>,
     /// Limits of the engine; what is too long is always counted as [`Reason::Error`].
@@ -74,6 +80,10 @@ pub struct DistillReport {
     pub run_flops: u64,
     /// Seconds of this run.
     pub run_seconds: f64,
+    /// What the engine did in this run.
+    pub stats: Stats,
+    /// Share of the draft's tokens that were kept; `None` without a draft.
+    pub draft_acceptance: Option<f64>,
 }
 
 /// Rewrites the answers of a dataset. Resumable: the same call goes on behind the last whole row and gives the same bytes as
@@ -85,28 +95,36 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
     options.sampling.validate()?;
     let template = Template::load(&options.template)?;
     let read = ReadOptions { limit: options.limit, id_field: options.id_field.clone(), allow_torn_tail: false };
-    let rows = data::read(&options.data, &read)?;
+    let mut rows = data::read(&options.data, &read)?;
+    rows.retain(|row| options.shard.contains(&row.id));
     let tasks = rows.iter().map(|row| Task::new(&options.data, row)).collect::<Result<Vec<Task>>>()?;
     let settings = settings(dev, options, &template)?;
     let mut out = match resume::open(&options.output, settings, options.overwrite)? {
         Opened::Finished(_) => {
             let lines = data::objects(&options.output, false)?.map(|line| Ok(Value::Object(line?.1)));
             let lines = lines.collect::<Result<Vec<Value>>>()?;
-            return tally(&options.output, &rows, &lines, lines.len());
+            return tally(&options.output, &rows, lines.iter().enumerate(), lines.len());
         }
         Opened::Unfinished(out) => out,
     };
-    let mut lines = out.earlier().to_vec();
-    let resumed = lines.len();
-    tally(&options.output, &rows, &lines, resumed)?;
+    let resumed = out.earlier().len();
+    let earlier = out.earlier().iter().map(|(&index, line)| (index, line));
+    tally(&options.output, &rows, earlier, resumed)?;
+    let mut lines: Vec<Value> = vec![Value::Null; rows.len()];
+    for (&index, line) in out.earlier() {
+        lines[index] = line.clone();
+    }
+    let mut stats = Stats::default();
     if resumed < rows.len() {
-        lines.extend(rewrite(dev, options, &template, &rows[resumed..], &tasks[resumed..], &mut out, resumed)?);
+        stats = rewrite(dev, options, &template, &rows, &tasks, &mut out, &mut lines)?;
     }
     let report = DistillReport {
         run_tokens: dev.ledger().tokens() - tokens_before,
         run_flops: dev.ledger().flops() - flops_before,
         run_seconds: start.elapsed().as_secs_f64(),
-        ..tally(&options.output, &rows, &lines, resumed)?
+        draft_acceptance: stats.acceptance(),
+        stats,
+        ..tally(&options.output, &rows, lines.iter().enumerate(), resumed)?
     };
     out.finish(json!(report).as_object().cloned().unwrap_or_default())?;
     Ok(report)
@@ -114,11 +132,18 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
 
 /// What the rows of the result depend on.
 fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Result<Map<String, Value>> {
+    let draft = match &options.draft {
+        Some(draft) => {
+            json!({"model": provenance::model_fingerprint(draft)?, "tokens": options.engine.draft_tokens})
+        }
+        None => Value::Null,
+    };
     let settings = json!({
         "compute": dev.compute(),
         "weights": dev.weights(),
         "model": provenance::model_fingerprint(&options.model)?,
         "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
+        "draft": draft,
         "data_sha256": provenance::file_sha256(&options.data)?,
         "template": options.template,
         "template_sha256": template.sha256(),
@@ -128,6 +153,7 @@ fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Resu
         "seed": options.sampling.seed,
         "max_tokens": options.max_tokens,
         "limit": options.limit,
+        "shard": options.shard.to_string(),
         "id_field": options.id_field,
     });
     Ok(settings.as_object().cloned().unwrap_or_default())
@@ -164,7 +190,7 @@ impl<'a> Task<'a> {
     }
 }
 
-/// Generates and judges the rewrites of `rows`, the first of which has the index `first` in the result. Gives the lines written.
+/// Generates and judges the rewrites of the rows that have no line yet, and adds these.
 fn rewrite(
     dev: &Device,
     options: &DistillOptions,
@@ -172,31 +198,27 @@ fn rewrite(
     rows: &[Row],
     tasks: &[Task],
     out: &mut Unfinished,
-    first: usize,
-) -> Result<Vec<Value>> {
-    let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?;
-    let (mut requests, mut openings) = (Vec::new(), Vec::new());
-    for (row, task) in rows.iter().zip(tasks) {
+    lines: &mut [Value],
+) -> Result<Stats> {
+    let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?
+        .with_draft(dev, options.draft.as_deref())?;
+    let (mut requests, mut openings, mut row_of) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (row, task)) in rows.iter().zip(tasks).enumerate().filter(|(index, _)| lines[*index].is_null()) {
         let rendered = template.render(task.instruction, task.reference, task.system())?;
-        requests.push(Request {
-            id: stream_of(&row.id),
-            prompt: prompt(&runtime, &rendered.conversation(task.earlier), &rendered.prefill)?,
-            max_tokens: options.max_tokens,
-            sampling: options.sampling,
-            stop: Vec::new(),
-        });
+        let ids = prompt(&runtime, &rendered.conversation(task.earlier), &rendered.prefill)?;
+        let request = Request::new(stream_of(&row.id, 0), ids, options.max_tokens);
+        requests.push(Request { sampling: options.sampling, ..request });
         openings.push(rendered.prefill);
+        row_of.push(index);
     }
     let engine = EngineOptions { on_overflow: OnOverflow::Drop, label: "distill".into(), ..options.engine.clone() };
-    let mut lines = vec![Value::Null; rows.len()];
-    let Runtime { model, tokenizer, generation, .. } = &runtime;
-    generate(dev, model, tokenizer, generation, &requests, &engine, &mut |i, completion| {
+    generate(dev, runtime.models(), &requests, &engine, &mut |i, completion| {
+        let (index, row) = (row_of[i], &rows[row_of[i]]);
         let reply = format!("{}{}", openings[i], completion.text.trim_end());
-        let reason = select::judge(&completion, &reply, rows[i].answer.as_deref());
-        lines[i] = line(&rows[i], reason.kept().then_some(reply.trim()), reason, completion.ids.len());
-        out.push(first + i, &lines[i])
-    })?;
-    Ok(lines)
+        let reason = select::judge(&completion, &reply, row.answer.as_deref());
+        lines[index] = line(row, reason.kept().then_some(reply.trim()), reason, completion.ids.len());
+        out.push(index, &lines[index])
+    })
 }
 
 /// The ids to continue. A model without a chat template gets the turns as plain paragraphs.
@@ -239,22 +261,36 @@ fn line(row: &Row, rewrite: Option<&str>, reason: Reason, generated_tokens: usiz
     Value::Object(line)
 }
 
-/// Counts the lines of a result; an error when they are not those of the first rows.
-fn tally(path: &Path, rows: &[Row], lines: &[Value], resumed_rows: usize) -> Result<DistillReport> {
-    let mut reasons: BTreeMap<Reason, usize> = Reason::ALL.iter().map(|&reason| (reason, 0)).collect();
-    let mut generated_tokens = 0;
-    for (i, line) in lines.iter().enumerate() {
+/// Counts the lines of a result, each with its index; an error when they are not those of the rows.
+fn tally<'a>(
+    path: &Path,
+    rows: &[Row],
+    lines: impl Iterator<Item = (usize, &'a Value)>,
+    resumed_rows: usize,
+) -> Result<DistillReport> {
+    let mut report = DistillReport {
+        rows: 0,
+        distilled: 0,
+        reasons: Reason::ALL.iter().map(|&reason| (reason, 0)).collect(),
+        generated_tokens: 0,
+        resumed_rows,
+        run_tokens: 0,
+        run_flops: 0,
+        run_seconds: 0.0,
+        stats: Stats::default(),
+        draft_acceptance: None,
+    };
+    for (i, line) in lines {
         let id = rows.get(i).map(|row| row.id.as_str());
         let reason = serde_json::from_value::<Reason>(line["reason"].clone());
         let (true, Ok(reason)) = (line["id"].as_str() == id, reason) else {
             let expected = format!("row {} with its reason", id.unwrap_or("none"));
             return Err(Error::format(path, format!("line {}", i + 1), expected, line["id"].to_string()));
         };
-        *reasons.entry(reason).or_default() += 1;
-        generated_tokens += line["generated_tokens"].as_u64().unwrap_or(0);
+        *report.reasons.entry(reason).or_default() += 1;
+        report.generated_tokens += line["generated_tokens"].as_u64().unwrap_or(0);
+        report.rows += 1;
     }
-    let distilled = reasons.iter().filter(|(reason, _)| reason.kept()).map(|(_, n)| n).sum();
-    let (run_tokens, run_flops, run_seconds) = (0, 0, 0.0);
-    let rows = lines.len();
-    Ok(DistillReport { rows, distilled, reasons, generated_tokens, resumed_rows, run_tokens, run_flops, run_seconds })
+    report.distilled = report.reasons.iter().filter(|(reason, _)| reason.kept()).map(|(_, n)| n).sum();
+    Ok(report)
 }

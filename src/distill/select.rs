@@ -107,8 +107,16 @@ mod tests {
         ];
         for (finish, text, answer, want) in table {
             let text = text.to_string();
-            let completion =
-                Completion { ids: Vec::new(), text, finish, prompt_tokens: 1, truncated: 0, logprobs: None };
+            let completion = Completion {
+                ids: Vec::new(),
+                text,
+                finish,
+                prompt_tokens: 1,
+                truncated: 0,
+                logprobs: None,
+                top_logprobs: None,
+                prompt_logprobs: None,
+            };
             assert_eq!(judge(&completion, &completion.text, answer), want, "{:?}", completion.text);
         }
     }

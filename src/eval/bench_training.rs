@@ -9,8 +9,8 @@ impl Bench<'_> {
     /// `train4x512 lora-r8` or `train4x512 full`: whole steps with forward and backward pass, clipping and AdamW. Nothing is
     /// written. The backward pass computes blocks again only where memory does not allow to keep them.
     ///
-    /// The model must not be packed ([`Llama::load`](crate::model::Llama::load)). Errors: [`Error::Usage`] for sequences
-    /// beyond the model's context, [`Error::Budget`] where the step does not fit into memory.
+    /// The model must not be packed ([`Llama::load`](crate::model::Llama::load)). Errors: [`Error::Usage`](crate::Error::Usage) for sequences
+    /// beyond the model's context, [`Error::Budget`](crate::Error::Budget) where the step does not fit into memory.
     pub fn train(&self, step: &TrainingStep) -> Result<BenchRow> {
         let config = &self.model.config;
         step.check(config)?;

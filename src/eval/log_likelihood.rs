@@ -8,14 +8,15 @@
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::interrupt;
-use crate::model::{KvCache, Llama, Workspace};
+use crate::model::{KvCache, Llama, PagedStep, Workspace};
 use crate::ops::gather::gather_rows;
 use crate::ops::log_probs::log_probs;
-use crate::ops::paged_attention::PagedBatch;
 use crate::progress::Progress;
 
-/// Tokens in a page of the cache; the grain at which prefixes are shared.
-const PAGE: usize = 16;
+/// Tokens in a page of the cache: prefixes are shared to the token, so a choice costs its own tokens alone.
+const PAGE: usize = 1;
+/// Most sequences of one forward step: they bound the table of pages.
+const SEQUENCES: usize = 256;
 /// New tokens of one forward step: enough for full-speed matrix products, few enough that buffers stay small.
 pub const BATCH_TOKENS: usize = 2048;
 
@@ -55,6 +56,7 @@ pub fn log_likelihoods(dev: &Device, model: &Llama, requests: &[Request], progre
     let mut run = Run {
         dev,
         model,
+        step: PagedStep::new(budget, SEQUENCES, longest.div_ceil(PAGE), PAGE),
         ws: Workspace::new(dev, &model.config, budget)?,
         cache: KvCache::new(dev, &model.config, pages, PAGE)?,
         free: (0..pages as u32).rev().collect(),
@@ -78,6 +80,7 @@ pub fn log_likelihoods(dev: &Device, model: &Llama, requests: &[Request], progre
 struct Run<'a> {
     dev: &'a Device,
     model: &'a Llama,
+    step: PagedStep,
     ws: Workspace,
     cache: KvCache,
     free: Vec<u32>,
@@ -111,7 +114,8 @@ impl<'a> Run<'a> {
             let shared = common.min(unscored) / PAGE * PAGE;
             let new = inputs.len() - shared;
             let new_pages = new.div_ceil(PAGE);
-            if !batch.is_empty() && (tokens + new > budget || new_pages > self.free.len()) {
+            let full = batch.len() == SEQUENCES || tokens + new > budget || new_pages > self.free.len();
+            if full && !batch.is_empty() {
                 break;
             }
             let mut pages = neighbour_pages[..shared / PAGE].to_vec();
@@ -125,38 +129,20 @@ impl<'a> Run<'a> {
 
     /// One forward step over the batch, and the log-probabilities of all its continuations.
     fn score(&mut self, requests: &[Request], batch: &[Sequence], scores: &mut [f64]) -> Result<()> {
-        let (mut ids, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut offsets, mut lens) = (vec![0u32], Vec::new());
-        let width = batch.iter().map(|s| s.pages.len()).max().unwrap_or(0);
-        let mut page_table = Tensor::zeros(&[batch.len(), width], DType::U32);
+        self.step.clear();
         // Which row of the hidden states predicts which id of which request.
         let mut scored: Vec<(usize, u32, usize)> = Vec::new();
-        for (row, sequence) in page_table.u32_mut().chunks_exact_mut(width).zip(batch) {
-            row[..sequence.pages.len()].copy_from_slice(&sequence.pages);
-            let first_row = ids.len();
-            for (position, &id) in sequence.inputs.iter().enumerate().skip(sequence.shared) {
-                ids.push(id);
-                positions.push(position as u32);
-                slots.push(sequence.pages[position / PAGE] * PAGE as u32 + (position % PAGE) as u32);
-            }
+        for sequence in batch {
+            let row = self.step.push(&sequence.inputs[sequence.shared..], sequence.shared, &sequence.pages)?;
             for &index in &sequence.requests {
                 let request = &requests[index];
                 let first = request.ids.len() - request.continuation;
                 for (position, &target) in request.ids.iter().enumerate().skip(first) {
-                    scored.push((first_row + position - 1 - sequence.shared, target, index));
+                    scored.push((row + position - 1 - sequence.shared, target, index));
                 }
             }
-            offsets.push(ids.len() as u32);
-            lens.push(sequence.inputs.len() as u32);
         }
-        let paged = PagedBatch {
-            cu_seqlens: &Tensor::from_u32(&offsets),
-            context_lens: &Tensor::from_u32(&lens),
-            page_table: &page_table,
-            page_size: PAGE,
-        };
-        let (ids, positions, slots) = (Tensor::from_u32(&ids), Tensor::from_u32(&positions), Tensor::from_u32(&slots));
-        self.model.forward_paged(self.dev, &ids, &positions, &slots, &paged, &mut self.cache, &mut self.ws)?;
+        self.step.forward(self.dev, self.model, &mut self.cache, &mut self.ws)?;
         // Only the rows that predict a continuation go through the output head.
         let (dev, from) = (self.dev, &self.ws.hidden);
         let rows: Vec<u32> = scored.iter().map(|&(row, ..)| row as u32).collect();

@@ -60,18 +60,13 @@ pub fn own_text(
     let sampling = Sampling { temperature: options.temperature, seed: options.seed, ..Sampling::GREEDY };
     let requests = (0..pieces).map(|piece| {
         let start = piece * (ids.len() / pieces);
-        Request {
-            id: piece as u64,
-            prompt: ids[start..start + options.prompt_tokens].to_vec(),
-            max_tokens: options.max_tokens,
-            sampling,
-            stop: Vec::new(),
-        }
+        let prompt = ids[start..start + options.prompt_tokens].to_vec();
+        Request { sampling, ..Request::new(piece as u64, prompt, options.max_tokens) }
     });
     let requests: Vec<Request> = requests.collect();
     let mut written = vec![Vec::new(); pieces];
     let engine = EngineOptions { label: "base's own text".into(), ..EngineOptions::default() };
-    generate(dev, &base.model, &base.tokenizer, &base.generation, &requests, &engine, &mut |index, completion| {
+    generate(dev, base.models(), &requests, &engine, &mut |index, completion| {
         written[index] = completion.ids;
         Ok(())
     })?;

@@ -2,11 +2,13 @@
 //!
 //! A row is `{"prompt": TEXT or ids or messages}`, `{"messages": [...]}` or a line of an OpenAI batch
 //! (`custom_id, method, url, body`); the last two go through the model's chat template. The result of a plain row is
-//! `{"id", "completion", "finish_reason", "usage"}`, that of a batch line what the batch interface answers.
+//! `{"id", "completion", "finish_reason", "usage"}`, or with several samples `{"id", "completions": [...], "usage"}`; that of a
+//! batch line is what the batch interface answers.
 
+use super::batch_line::{self, BatchLine};
 use super::resume::{self, Opened};
 use super::runtime::Runtime;
-use super::{Completion, EngineOptions, Finish, OnOverflow, Request, Sampling, Stats, generate, provenance, stream_of};
+use super::{Completion, EngineOptions, Finish, OnOverflow, Request, Shard, Stats, generate, provenance, stream_of};
 use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -14,25 +16,27 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What [`generate_file`] does. A batch line's own parameters override these.
+/// What [`generate_file`] does.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
     /// Model directory.
     pub model: PathBuf,
     /// Directory of a PEFT adapter for the model.
     pub adapter: Option<PathBuf>,
+    /// Directory of a model that drafts for it.
+    pub draft: Option<PathBuf>,
     /// Prompt file, JSONL or Parquet.
     pub input: PathBuf,
     /// Result file, JSONL.
     pub output: PathBuf,
-    /// How tokens are drawn.
-    pub sampling: Sampling,
-    /// Most tokens of a completion.
-    pub max_tokens: usize,
-    /// Texts that end a completion.
-    pub stop: Vec<String>,
+    /// What every row asks for, id and prompt apart. A batch line's own parameters override it.
+    pub request: Request,
+    /// Samples of each row, each with random numbers of its own.
+    pub n: usize,
     /// Only the first rows.
     pub limit: Option<usize>,
+    /// Of these, only the rows of one shard.
+    pub shard: Shard,
     /// Limits of the engine.
     pub engine: EngineOptions,
     /// Start again instead of going on with, or keeping, what is there.
@@ -46,84 +50,67 @@ pub struct GenerateReport {
     pub rows: usize,
     /// Of these, rows that an earlier run had done.
     pub resumed: usize,
-    /// Rows by how they ended: `stop`, `length`, `dropped`, `error`.
+    /// Rows by how they ended (of several samples the first): `stop`, `length`, `dropped`, `error`.
     pub finish: BTreeMap<String, usize>,
     /// Work of this run.
     pub stats: Stats,
-}
-
-/// A row that is ready to run, or what is wrong with it.
-enum Prepared {
-    Ready(Request),
-    Refused { code: &'static str, message: String },
 }
 
 /// One input row.
 struct Row {
     line: usize,
     id: String,
-    /// The `model` field of a batch line, which its answer repeats; `None` for a plain row.
-    batch: Option<Batch>,
-    prepared: Prepared,
-}
-
-struct Batch {
-    model: Value,
-    chat: bool,
+    /// `None` for a plain row.
+    batch: Option<BatchLine>,
+    /// One request a sample; a sentence when the row asks for something that is not supported.
+    samples: std::result::Result<Vec<Request>, String>,
 }
 
 /// Generates for a file of prompts; resumable, with results in input order. Errors: a row that cannot be understood, a prompt
 /// that is too long (unless dropped or truncated), another output there already. A batch line that asks for what is not
 /// supported gets an `error` of its own instead.
 pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<GenerateReport> {
-    let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?;
+    let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?
+        .with_draft(dev, options.draft.as_deref())?;
     let rows = read(&runtime, options)?;
-    let settings = json!({
-        "compute": dev.compute(),
-        "weights": dev.weights(),
-        "model": provenance::model_fingerprint(&options.model)?,
-        "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
-        "input_sha256": provenance::file_sha256(&options.input)?,
-        "max_tokens": options.max_tokens,
-        "temperature": options.sampling.temperature,
-        "top_k": options.sampling.top_k,
-        "top_p": options.sampling.top_p,
-        "seed": options.sampling.seed,
-        "stop": options.stop,
-        "limit": options.limit,
-        "on_overflow": format!("{:?}", options.engine.on_overflow).to_lowercase(),
-        "logprobs": options.engine.logprobs,
-    });
-    let settings = settings.as_object().cloned().unwrap_or_default();
-    let mut out = match resume::open(&options.output, settings, options.overwrite)? {
+    let mut out = match resume::open(&options.output, settings(dev, options)?, options.overwrite)? {
         Opened::Finished(manifest) => {
             let finish = serde_json::from_value(manifest["finish"].clone()).unwrap_or_default();
             return Ok(GenerateReport { rows: rows.len(), resumed: rows.len(), finish, stats: Stats::default() });
         }
         Opened::Unfinished(out) => out,
     };
-    let resumed = out.earlier().len().min(rows.len());
+    let resumed = out.earlier().len();
     let mut finish = BTreeMap::new();
-    out.earlier().iter().for_each(|line| *finish.entry(finish_of(line)).or_default() += 1);
-    let (mut requests, mut indices) = (Vec::new(), Vec::new());
-    for (index, row) in rows.iter().enumerate().skip(resumed) {
-        match &row.prepared {
-            Prepared::Ready(request) => {
-                requests.push(request.clone());
-                indices.push(index);
+    out.earlier().values().for_each(|line| *finish.entry(finish_of(line)).or_default() += 1);
+    // The requests, the row of each, and the samples of each row that have come.
+    let (mut requests, mut row_of, mut came) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, row) in rows.iter().enumerate() {
+        came.push(Vec::new());
+        match &row.samples {
+            _ if out.earlier().contains_key(&index) => {}
+            Ok(samples) => {
+                requests.extend(samples.iter().cloned());
+                row_of.extend(samples.iter().enumerate().map(|(sample, _)| (index, sample)));
+                came[index] = vec![None; samples.len()];
             }
-            Prepared::Refused { code, message } => {
-                let line = refusal(row, code, message);
+            Err(message) => {
+                let line = batch_line::refusal(&row.id, row.line, "unsupported_parameter", message);
                 *finish.entry(finish_of(&line)).or_default() += 1;
                 out.push(index, &line)?;
             }
         }
     }
-    let Runtime { model, tokenizer, generation, .. } = &runtime;
-    let stats = generate(dev, model, tokenizer, generation, &requests, &options.engine, &mut |i, completion| {
-        let line = result(&rows[indices[i]], &completion);
+    let stats = generate(dev, runtime.models(), &requests, &options.engine, &mut |request, completion| {
+        let (index, sample) = row_of[request];
+        came[index][sample] = Some(completion);
+        if came[index].iter().any(Option::is_none) {
+            return Ok(());
+        }
+        let samples: Vec<Completion> = came[index].drain(..).flatten().collect();
+        let line = result(&rows[index], &samples, &runtime)?;
         *finish.entry(finish_of(&line)).or_default() += 1;
-        out.push(indices[i], &line)
+        out.push(index, &line)
     })?;
     let report = GenerateReport { rows: rows.len(), resumed, finish, stats };
     out.finish(Map::from_iter([
@@ -131,14 +118,51 @@ pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<Generate
         ("resumed_rows".to_string(), json!(resumed)),
         ("finish".to_string(), json!(report.finish)),
         ("stats".to_string(), json!(report.stats)),
+        ("draft_acceptance".to_string(), json!(report.stats.acceptance())),
     ]))?;
     Ok(report)
 }
 
+/// What the rows of the result depend on.
+fn settings(dev: &Device, options: &GenerateOptions) -> Result<Map<String, Value>> {
+    let Request { max_tokens, sampling, logit_bias, stop, logprobs, .. } = &options.request;
+    let draft = match &options.draft {
+        Some(draft) => {
+            json!({"model": provenance::model_fingerprint(draft)?, "tokens": options.engine.draft_tokens})
+        }
+        None => Value::Null,
+    };
+    let settings = json!({
+        "compute": dev.compute(),
+        "weights": dev.weights(),
+        "model": provenance::model_fingerprint(&options.model)?,
+        "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
+        "draft": draft,
+        "input_sha256": provenance::file_sha256(&options.input)?,
+        "max_tokens": max_tokens,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "logit_bias": logit_bias,
+        "seed": sampling.seed,
+        "n": options.n,
+        "stop": stop,
+        "limit": options.limit,
+        "shard": options.shard.to_string(),
+        "on_overflow": format!("{:?}", options.engine.on_overflow).to_lowercase(),
+        "logprobs": logprobs.output,
+        "top_logprobs": logprobs.top,
+        "prompt_logprobs": logprobs.prompt,
+    });
+    Ok(settings.as_object().cloned().unwrap_or_default())
+}
+
 /// How a result line ended.
 fn finish_of(line: &Value) -> String {
-    let plain = line["finish_reason"].as_str();
-    let finish = plain.or_else(|| line["response"]["body"]["choices"][0]["finish_reason"].as_str());
+    let places = ["/finish_reason", "/completions/0/finish_reason", "/response/body/choices/0/finish_reason"];
+    let finish = places.iter().find_map(|place| line.pointer(place)?.as_str());
     finish.unwrap_or("error").to_string()
 }
 
@@ -146,26 +170,29 @@ fn read(runtime: &Runtime, options: &GenerateOptions) -> Result<Vec<Row>> {
     let (path, mut seen, mut rows) = (&options.input, BTreeMap::new(), Vec::new());
     let mut objects = data::objects(path, false)?;
     let context = runtime.model.config.max_position_embeddings;
-    while options.limit.is_none_or(|limit| rows.len() < limit) {
+    while options.limit.is_none_or(|limit| seen.len() < limit) {
         let Some(object) = objects.next() else { break };
         let (line, fields) = object?;
         let at = objects.place(line);
-        let row = prepare(runtime, options, &fields, path, &at, line, rows.len())?;
-        data::note_id(path, &at, line, &row.id, &mut seen)?;
-        if let Prepared::Ready(request) = &row.prepared {
-            let expected = match request.prompt.len() {
-                0 => "a prompt of at least one token".to_string(),
-                n if n >= context && options.engine.on_overflow == OnOverflow::Error => {
-                    format!("a prompt of fewer than {context} tokens, or --on-overflow drop|truncate")
-                }
-                _ => {
-                    rows.push(row);
-                    continue;
-                }
-            };
-            return Err(Error::format(path, at, expected, format!("{} tokens", request.prompt.len())));
+        let id_field = fields.contains_key("body").then_some("custom_id");
+        let id = data::row_id(path, &at, &fields, id_field, seen.len())?;
+        data::note_id(path, &at, line, &id, &mut seen)?;
+        if !options.shard.contains(&id) {
+            continue;
         }
-        rows.push(row);
+        let row = prepare(runtime, options, &fields, path, &at, line, id)?;
+        let tokens = row.samples.as_ref().ok().and_then(|samples| samples.first()).map(|first| first.prompt.len());
+        let expected = match tokens {
+            Some(0) => "a prompt of at least one token".to_string(),
+            Some(n) if n >= context && options.engine.on_overflow == OnOverflow::Error => {
+                format!("a prompt of fewer than {context} tokens, or --on-overflow drop|truncate")
+            }
+            _ => {
+                rows.push(row);
+                continue;
+            }
+        };
+        return Err(Error::format(path, at, expected, format!("{} tokens", tokens.unwrap_or(0))));
     }
     Ok(rows)
 }
@@ -177,32 +204,24 @@ fn prepare(
     path: &Path,
     at: &str,
     line: usize,
-    number: usize,
+    id: String,
 ) -> Result<Row> {
-    let id = data::row_id(path, at, fields, fields.contains_key("body").then_some("custom_id"), number)?;
-    let mut request = Request {
-        id: stream_of(&id),
-        prompt: Vec::new(),
-        max_tokens: options.max_tokens,
-        sampling: options.sampling,
-        stop: options.stop.clone(),
-    };
-    let Some(body) = fields.get("body") else {
-        request.prompt = prompt(runtime, fields, path, at)?;
-        return Ok(Row { line, id, batch: None, prepared: Prepared::Ready(request) });
-    };
-    let Some(body) = body.as_object() else {
-        return Err(Error::format(path, format!("{at}, field \"body\""), "an object", body.to_string()));
-    };
-    let batch = Batch { model: body.get("model").cloned().unwrap_or_default(), chat: body.contains_key("messages") };
-    let prepared = match parameters(body, &mut request) {
-        Ok(()) => {
-            request.prompt = prompt(runtime, body, path, at)?;
-            Prepared::Ready(request)
-        }
-        Err(message) => Prepared::Refused { code: "unsupported_parameter", message },
-    };
-    Ok(Row { line, id, batch: Some(batch), prepared })
+    let (mut request, mut n) = (options.request.clone(), options.n);
+    let body = fields.get("body");
+    let body = body.map(|body| {
+        let wrong = || Error::format(path, format!("{at}, field \"body\""), "an object", body.to_string());
+        body.as_object().ok_or_else(wrong)
+    });
+    let body = body.transpose()?;
+    let batch = body.map(BatchLine::new);
+    if let (Some(batch), Some(body)) = (&batch, body)
+        && let Err(message) = batch.parameters(body, &mut request, &mut n)
+    {
+        return Ok(Row { line, id, batch: None, samples: Err(message) });
+    }
+    request.prompt = prompt(runtime, body.unwrap_or(fields), path, at)?;
+    let samples = (0..n).map(|sample| Request { id: stream_of(&id, sample), ..request.clone() }).collect();
+    Ok(Row { line, id, batch, samples: Ok(samples) })
 }
 
 /// Token ids of a row's `messages` or `prompt`.
@@ -225,70 +244,51 @@ fn prompt(runtime: &Runtime, fields: &Map<String, Value>, path: &Path, at: &str)
     }
 }
 
-/// The parameters of a batch line's body, or a sentence about the one that is not supported.
-fn parameters(body: &Map<String, Value>, request: &mut Request) -> Result<(), String> {
-    let bad = |key: &str, value: &Value| Err(format!("{key}: {value} is not supported"));
-    for (key, value) in body.iter().filter(|(_, value)| !value.is_null()) {
-        let number = value.as_f64().filter(|x| x.is_finite());
-        let whole = value.as_u64();
-        match (key.as_str(), number, whole) {
-            ("messages" | "prompt" | "model" | "user" | "metadata", ..) => {}
-            ("max_tokens" | "max_completion_tokens", _, Some(n)) => request.max_tokens = n as usize,
-            ("temperature", Some(t), _) if t >= 0.0 => request.sampling.temperature = t as f32,
-            ("top_p", Some(p), _) if p > 0.0 && p <= 1.0 => request.sampling.top_p = p as f32,
-            ("top_k", _, Some(k)) => request.sampling.top_k = k as usize,
-            ("seed", _, Some(seed)) => request.sampling.seed = seed,
-            ("n" | "best_of", _, Some(1)) => {}
-            ("stream" | "echo" | "logprobs", ..) if *value == json!(false) => {}
-            ("presence_penalty" | "frequency_penalty", Some(0.0), _) => {}
-            ("stop", ..) => match value {
-                Value::String(text) => request.stop = vec![text.clone()],
-                Value::Array(list) if list.iter().all(Value::is_string) => {
-                    request.stop = list.iter().filter_map(Value::as_str).map(String::from).collect();
-                }
-                _ => return bad(key, value),
-            },
-            _ => return bad(key, value),
+/// The result line of a row.
+fn result(row: &Row, samples: &[Completion], runtime: &Runtime) -> Result<Value> {
+    let (prompt_tokens, truncated) = samples.first().map_or((0, 0), |first| (first.prompt_tokens, first.truncated));
+    let completion_tokens: usize = samples.iter().map(|sample| sample.ids.len()).sum();
+    let total_tokens = prompt_tokens + completion_tokens;
+    let usage =
+        json!({"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total_tokens});
+    let dropped = samples.iter().any(|sample| sample.finish == Finish::Dropped);
+    if let Some(batch) = &row.batch {
+        if dropped {
+            let message = format!("the prompt has {prompt_tokens} tokens");
+            return Ok(batch_line::refusal(&row.id, row.line, "context_length_exceeded", &message));
+        }
+        let prompt = row.samples.iter().flatten().next().map_or(&[] as &[u32], |first| &first.prompt[truncated..]);
+        return batch.answer(&row.id, prompt, samples, &usage, &runtime.tokenizer);
+    }
+    let mut line = match samples {
+        [one] => plain(one),
+        several => json!({"completions": several.iter().map(plain).collect::<Vec<Value>>()}),
+    };
+    if let Some(fields) = line.as_object_mut() {
+        fields.shift_insert(0, "id".into(), json!(row.id));
+        fields.insert("usage".into(), usage);
+        if truncated > 0 {
+            fields.insert("truncated_tokens".into(), json!(truncated));
         }
     }
-    Ok(())
+    Ok(line)
 }
 
-fn refusal(row: &Row, code: &str, message: &str) -> Value {
-    let error = json!({"code": code, "message": message, "line": row.line});
-    json!({"id": row.id, "custom_id": row.id, "response": null, "error": error})
-}
-
-/// The result line of a row. `created` is 0, so that a run done twice gives the same bytes.
-fn result(row: &Row, completion: &Completion) -> Value {
-    let Completion { ids, text, finish, prompt_tokens, truncated, logprobs } = completion;
-    let usage = json!({"prompt_tokens": prompt_tokens, "completion_tokens": ids.len(), "total_tokens": prompt_tokens + ids.len()});
-    let Some(batch) = &row.batch else {
-        let mut line = json!({"id": row.id, "completion": text, "finish_reason": finish.name(), "usage": usage});
-        if *finish == Finish::Dropped {
-            line["completion"] = Value::Null;
-        }
-        if *truncated > 0 {
-            line["truncated_tokens"] = json!(truncated);
-        }
-        if let Some(logprobs) = logprobs {
-            line["token_ids"] = json!(ids);
-            line["logprobs"] = json!(logprobs);
-        }
-        return line;
-    };
-    if *finish == Finish::Dropped {
-        return refusal(row, "context_length_exceeded", &format!("the prompt has {prompt_tokens} tokens"));
+/// One sample of a plain row.
+fn plain(sample: &Completion) -> Value {
+    let mut out = json!({"completion": sample.text, "finish_reason": sample.finish.name()});
+    if sample.finish == Finish::Dropped {
+        out["completion"] = Value::Null;
     }
-    let (object, choice) = if batch.chat {
-        (
-            "chat.completion",
-            json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish.name()}),
-        )
-    } else {
-        ("text_completion", json!({"index": 0, "text": text, "finish_reason": finish.name()}))
-    };
-    let body = json!({"id": row.id, "object": object, "created": 0, "model": batch.model, "choices": [choice], "usage": usage});
-    let response = json!({"status_code": 200, "request_id": row.id, "body": body});
-    json!({"id": row.id, "custom_id": row.id, "response": response, "error": null})
+    if let Some(logprobs) = &sample.logprobs {
+        out["token_ids"] = json!(sample.ids);
+        out["logprobs"] = json!(logprobs);
+    }
+    if let Some(top) = &sample.top_logprobs {
+        out["top_logprobs"] = json!(top);
+    }
+    if let Some(logprobs) = &sample.prompt_logprobs {
+        out["prompt_logprobs"] = json!(logprobs);
+    }
+    out
 }

@@ -1,9 +1,10 @@
 //! Result files that are appended to in input order and survive a kill.
 //!
 //! While a run goes on, finished rows are appended to `.NAME.unfinished` beside the output, with the settings in
-//! `.NAME.unfinished.json`. A row is written as soon as all rows before it are: the file is always a beginning of the final one. The same
-//! command run again drops a torn last line and goes on behind the last whole one. At the end the file gets its name and
-//! `NAME.manifest.json` is written last: an output with a manifest is complete.
+//! `.NAME.unfinished.json`. A row goes there as soon as all rows before it have: the file is always a beginning of the final one.
+//! Until then it is kept in `.NAME.unfinished.ahead`, each line a row's index and the row. The same command run again drops torn
+//! last lines and does what is in neither file. At the end the file gets its name and `NAME.manifest.json` is written last: an
+//! output with a manifest is complete.
 
 use crate::error::{Error, Result};
 use crate::output::{OutputLock, parent, sync_dir, write_file};
@@ -30,9 +31,10 @@ pub struct Unfinished {
     target: PathBuf,
     partial: PathBuf,
     out: BufWriter<File>,
+    ahead: File,
     settings: Map<String, Value>,
-    /// Rows that an earlier run left.
-    earlier: Vec<Value>,
+    /// Rows that an earlier run left, by their index.
+    earlier: BTreeMap<usize, Value>,
     /// Index of the next row to write.
     next: usize,
     /// Finished rows that wait for one before them.
@@ -86,10 +88,11 @@ fn shown(value: &Value) -> String {
 pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Result<Opened> {
     let lock = OutputLock::acquire(target)?;
     let (partial, begun) = (beside(target, ".", ".unfinished"), beside(target, ".", ".unfinished.json"));
+    let ahead = beside(target, ".", ".unfinished.ahead");
     let manifest = manifest_path(target);
     if overwrite {
         // The settings first: rows without them count for nothing, at whatever moment the process is killed.
-        for path in [&begun, &partial, &manifest] {
+        for path in [&begun, &partial, &ahead, &manifest] {
             remove(path)?;
         }
     } else if manifest.exists() && target.exists() {
@@ -97,7 +100,7 @@ pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Res
         compare(target, &manifest["settings"], &settings)?;
         remove(&begun)?;
         return Ok(Opened::Finished(manifest));
-    } else if begun.exists() && !holds_rows(&partial)? && !target.exists() {
+    } else if begun.exists() && !holds_rows(&partial)? && !holds_rows(&ahead)? && !target.exists() {
         // An earlier run that did no row: there is nothing that other settings would contradict.
         remove(&begun)?;
     } else if begun.exists() {
@@ -110,17 +113,47 @@ pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Res
         let expected = "a path that does not exist yet (or --overwrite)";
         return Err(Error::usage(format!("output {}", target.display()), expected, "an existing one"));
     }
-    let file = OpenOptions::new().read(true).append(true).create(true).open(&partial);
-    let file = file.map_err(Error::io(&partial, "open"))?;
+    let append = |path: &Path| {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        file.map_err(Error::io(path, "open"))
+    };
+    let (file, ahead_file) = (append(&partial)?, append(&ahead)?);
     if !begun.exists() {
         // Only now, so that settings beside an output but no file of rows always mean that this file was renamed.
         file.set_len(0).map_err(Error::io(&partial, "cut"))?;
+        ahead_file.set_len(0).map_err(Error::io(&ahead, "cut"))?;
         write_file(&begun, |out| serde_json::to_writer_pretty(out, &settings).map_err(Into::into))?;
     }
-    let earlier = whole_lines(&file, &partial)?;
-    let (target, next, out) = (target.to_path_buf(), earlier.len(), BufWriter::new(file));
-    let (pending, synced) = (BTreeMap::new(), Instant::now());
-    Ok(Opened::Unfinished(Unfinished { target, partial, out, settings, earlier, next, pending, synced, _lock: lock }))
+    let written = whole_lines(&file, &partial)?;
+    let next = written.len();
+    let mut earlier: BTreeMap<usize, Value> = written.into_iter().enumerate().collect();
+    let mut pending = BTreeMap::new();
+    for (number, mut line) in whole_lines(&ahead_file, &ahead)?.into_iter().enumerate() {
+        let index = line.get(0).and_then(Value::as_u64);
+        let (Some(index), Some(row)) = (index, line.get_mut(1).map(Value::take)) else {
+            let expected = "a row's index and the row";
+            return Err(Error::format(&ahead, format!("line {}", number + 1), expected, line.to_string()));
+        };
+        if index as usize >= next {
+            pending.insert(index as usize, row.to_string());
+            earlier.insert(index as usize, row);
+        }
+    }
+    let (target, out) = (target.to_path_buf(), BufWriter::new(file));
+    let mut unfinished = Unfinished {
+        target,
+        partial,
+        out,
+        ahead: ahead_file,
+        settings,
+        earlier,
+        next,
+        pending,
+        synced: Instant::now(),
+        _lock: lock,
+    };
+    unfinished.write_pending()?;
+    Ok(Opened::Unfinished(unfinished))
 }
 
 /// Whether the file of unfinished rows has any.
@@ -151,32 +184,43 @@ fn whole_lines(file: &File, path: &Path) -> Result<Vec<Value>> {
         }
         let row = serde_json::from_slice(&line);
         let place = || format!("line {}", rows.len() + 1);
-        let row = row.map_err(|e| Error::format(path, place(), "a JSON object", e.to_string()))?;
+        let row = row.map_err(|e| Error::format(path, place(), "a JSON value", e.to_string()))?;
         rows.push(row);
         bytes += line.len() as u64;
     }
 }
 
 impl Unfinished {
-    /// The rows that an earlier run left, in order; the next one to do has their number as its index.
-    pub fn earlier(&self) -> &[Value] {
+    /// The rows that an earlier run left, by their index.
+    pub fn earlier(&self) -> &BTreeMap<usize, Value> {
         &self.earlier
     }
 
-    /// Hands over the row of an index. It is written once all rows before it are.
+    /// Hands over the row of an index. It takes its place once all rows before it have theirs.
     pub fn push(&mut self, index: usize, row: &Value) -> Result<()> {
         self.pending.insert(index, row.to_string());
+        let ahead = beside(&self.target, ".", ".unfinished.ahead");
+        if index == self.next {
+            self.write_pending()?;
+        } else {
+            // One write a line, so that a killed process loses none.
+            self.ahead.write_all(format!("[{index},{row}]\n").as_bytes()).map_err(Error::io(&ahead, "write"))?;
+        }
+        if self.synced.elapsed() > SYNC_INTERVAL {
+            self.out.get_ref().sync_data().map_err(Error::io(&self.partial, "sync"))?;
+            self.ahead.sync_data().map_err(Error::io(&ahead, "sync"))?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Writes the rows whose turn it is. They reach the system at once, so that a killed process loses none.
+    fn write_pending(&mut self) -> Result<()> {
         while let Some(line) = self.pending.remove(&self.next) {
             writeln!(self.out, "{line}").map_err(Error::io(&self.partial, "write"))?;
             self.next += 1;
         }
-        // Rows reach the system at once, so that a killed process loses none; the disk once a second.
-        self.out.flush().map_err(Error::io(&self.partial, "write"))?;
-        if self.synced.elapsed() > SYNC_INTERVAL {
-            self.out.get_ref().sync_data().map_err(Error::io(&self.partial, "sync"))?;
-            self.synced = Instant::now();
-        }
-        Ok(())
+        self.out.flush().map_err(Error::io(&self.partial, "write"))
     }
 
     /// Gives the output its name and writes the manifest: the settings, then `results`.
@@ -191,7 +235,9 @@ impl Unfinished {
             map.extend(results);
         }
         write_file(&manifest_path(&target), |out| serde_json::to_writer_pretty(out, &manifest).map_err(Into::into))?;
-        remove(&beside(&target, ".", ".unfinished.json"))?;
+        for left in [".unfinished.ahead", ".unfinished.json"].map(|suffix| beside(&target, ".", suffix)) {
+            remove(&left)?;
+        }
         Ok(manifest)
     }
 }
@@ -223,12 +269,15 @@ mod tests {
         let partial = dir.path().join(".out.jsonl.unfinished");
         assert_eq!(fs::read_to_string(&partial).unwrap(), "{\"row\":0}\n{\"row\":1}\n");
         fs::write(&partial, "{\"row\":0}\n{\"row\":1}\n{\"ro").unwrap();
+        let ahead = dir.path().join(".out.jsonl.unfinished.ahead");
+        let kept = fs::read_to_string(&ahead).unwrap();
+        fs::write(&ahead, kept + "[2,{\"ro").unwrap();
         let mut second = unfinished(&target);
-        assert_eq!(second.earlier(), [json!({"row": 0}), json!({"row": 1})]);
+        let indices: Vec<usize> = second.earlier().keys().copied().collect();
+        assert_eq!(indices, [0, 1, 3], "a row that waits for one before it is not lost either");
+        assert_eq!(second.earlier()[&3], json!({"row": 3}));
         assert!(!target.exists());
-        for index in [3, 2] {
-            second.push(index, &json!({"row": index})).unwrap();
-        }
+        second.push(2, &json!({"row": 2})).unwrap();
         second.finish(Map::new()).unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "{\"row\":0}\n{\"row\":1}\n{\"row\":2}\n{\"row\":3}\n");
         assert!(

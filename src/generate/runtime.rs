@@ -1,6 +1,6 @@
 //! A model with what turns text into tokens and back.
 
-use super::{Completion, EngineOptions, Request, Stats, generate};
+use super::{Completion, EngineOptions, Models, Request, Stats, generate};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, GenerationConfig, Llama, Message, Tokenizer};
@@ -18,6 +18,8 @@ pub struct Runtime {
     pub template: Option<ChatTemplate>,
     /// Ids that end an output.
     pub generation: GenerationConfig,
+    /// A model that drafts for this one.
+    pub draft: Option<Llama>,
 }
 
 impl Runtime {
@@ -36,7 +38,23 @@ impl Runtime {
             tokenizer: Tokenizer::load(dir)?,
             template: ChatTemplate::load(dir)?,
             generation: GenerationConfig::load(dir)?,
+            draft: None,
         })
+    }
+
+    /// The same with the model in directory `draft` as its draft, where one is given.
+    pub fn with_draft(self, dev: &Device, draft: Option<&Path>) -> Result<Runtime> {
+        Ok(Runtime { draft: draft.map(|draft| Llama::load_packed(dev, draft)).transpose()?, ..self })
+    }
+
+    /// What [`generate`] takes.
+    pub fn models(&self) -> Models<'_> {
+        Models {
+            target: &self.model,
+            tokenizer: &self.tokenizer,
+            generation: &self.generation,
+            draft: self.draft.as_ref(),
+        }
     }
 
     /// The prompt of a conversation, the assistant's turn opened. An error when the model has no chat template.
@@ -57,16 +75,18 @@ impl Runtime {
         self.tokenizer.encode(&(self.render_chat(messages)? + prefill), false)
     }
 
-    /// Continues one request.
-    pub fn complete(&self, dev: &Device, request: &Request, options: &EngineOptions) -> Result<(Completion, Stats)> {
-        let mut out = None;
-        let mut sink = |_, completion| {
-            out = Some(completion);
+    /// Continues some requests; results in their order.
+    pub fn complete(
+        &self,
+        dev: &Device,
+        requests: &[Request],
+        options: &EngineOptions,
+    ) -> Result<(Vec<Completion>, Stats)> {
+        let mut out = vec![None; requests.len()];
+        let stats = generate(dev, self.models(), requests, options, &mut |index, completion| {
+            out[index] = Some(completion);
             Ok(())
-        };
-        let requests = std::slice::from_ref(request);
-        let stats = generate(dev, &self.model, &self.tokenizer, &self.generation, requests, options, &mut sink)?;
-        let completion = out.ok_or_else(|| Error::usage("prompt", "one result", "none"))?;
-        Ok((completion, stats))
+        })?;
+        Ok((out.into_iter().flatten().collect(), stats))
     }
 }

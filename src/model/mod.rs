@@ -20,7 +20,7 @@
 //! | `presets/` | random weights in known shapes |
 //! | `placement.rs` | weights in the memory of the device that computes |
 //! | `batch.rs` | packed sequences |
-//! | `kv_cache.rs` | keys and values in pages, for generation |
+//! | `kv_cache.rs`, `paged_step.rs` | keys and values in pages, and passes against them |
 
 pub mod activations;
 pub mod adapter;
@@ -38,6 +38,7 @@ pub mod llama;
 pub mod llama_backward;
 pub mod lora;
 pub mod mapped;
+mod paged_step;
 mod pickle;
 mod placement;
 pub mod presets;
@@ -56,4 +57,5 @@ pub use gradients::{Gradients, Trainable};
 pub use kv_cache::KvCache;
 pub use llama::{Llama, Workspace};
 pub use lora::{Lora, Projection};
+pub use paged_step::PagedStep;
 pub use tokenizer::Tokenizer;

@@ -12,7 +12,7 @@ use crate::eval::flops::Flops;
 use crate::eval::tasks::{self, Items, Task, TaskOptions};
 use crate::eval::{OwnTextOptions, divergence, own_text, perplexity};
 use crate::generate::provenance::model_fingerprint;
-use crate::generate::{EngineOptions, Runtime, Sampling};
+use crate::generate::{EngineOptions, Runtime, Sampling, Shard};
 use crate::input::read_text;
 use crate::model::adapter::LoraConfig;
 use crate::model::safetensors::WeightFiles;
@@ -148,13 +148,18 @@ impl Run<'_> {
         let template_key = if template.is_file() { file_key(template)? } else { settings.template.clone() };
         let inputs = [model_key, &file_key(&settings.data)?, &template_key, &self.recipe.seed.to_string()];
         let key = key(settings, &inputs);
-        let leaves =
-            ["distilled.jsonl.manifest.json", ".distilled.jsonl.unfinished", ".distilled.jsonl.unfinished.json"];
+        let leaves = [
+            "distilled.jsonl.manifest.json",
+            ".distilled.jsonl.unfinished",
+            ".distilled.jsonl.unfinished.ahead",
+            ".distilled.jsonl.unfinished.json",
+        ];
         let stage = Stage { name: "distil", makes: &["distilled.jsonl"], leaves: &leaves };
         run_stage(self.dev, self.output, stage, &key, || {
             let output = self.output.join("distilled.jsonl");
             let options = DistillOptions {
                 adapter: None,
+                draft: None,
                 model: self.base.clone(),
                 data: settings.data.clone(),
                 template: settings.template.clone(),
@@ -162,11 +167,12 @@ impl Run<'_> {
                 sampling: Sampling {
                     temperature: settings.temperature,
                     top_p: settings.top_p,
-                    top_k: 0,
                     seed: self.recipe.seed,
+                    ..Sampling::GREEDY
                 },
                 max_tokens: settings.max_tokens,
                 limit: settings.limit,
+                shard: Shard::ALL,
                 id_field: None,
                 engine: EngineOptions {
                     max_batch_size: settings.max_batch_size,

@@ -2,6 +2,7 @@
 
 use super::trainer::Method;
 use crate::device::Device;
+use crate::device::peak::available_memory;
 use crate::error::{Error, Result};
 use crate::model::{Activations, Config, Projection, Recompute};
 use crate::ops::cross_entropy;
@@ -84,11 +85,4 @@ impl MemoryPlan {
                     .into(),
         })
     }
-}
-
-/// `MemAvailable` of the system, in bytes.
-fn available_memory() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }

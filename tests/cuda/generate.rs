@@ -2,7 +2,7 @@
 
 use crate::{card, support, tiny};
 use ratoon::device::Device;
-use ratoon::generate::{EngineOptions, Request, Sampling, generate};
+use ratoon::generate::{EngineOptions, Models, Request, Sampling, generate};
 use ratoon::model::{GenerationConfig, Llama, Tokenizer};
 use std::path::Path;
 
@@ -16,7 +16,8 @@ fn tokens(dev: &Device, model: &Llama, requests: &[Request], options: &EngineOpt
         out[i] = completion.ids;
         Ok(())
     };
-    generate(dev, model, &tokenizer, &generation, requests, options, &mut sink).unwrap();
+    let models = Models { target: model, tokenizer: &tokenizer, generation: &generation, draft: None };
+    generate(dev, models, requests, options, &mut sink).unwrap();
     out
 }
 
@@ -29,12 +30,10 @@ fn the_same_tokens_whatever_the_batch_the_chunks_and_the_pages() {
     let dev = card();
     let model = load(&dev, &tiny("gqa"));
     let requests: Vec<Request> = (0..5u64)
-        .map(|id| Request {
-            id,
-            prompt: (0..7 + 11 * id as u32).map(|i| (i * 13 + id as u32) % 200).collect(),
-            max_tokens: 6,
-            sampling: if id % 2 == 0 { Sampling::GREEDY } else { Sampling { temperature: 0.8, ..Sampling::GREEDY } },
-            stop: Vec::new(),
+        .map(|id| {
+            let prompt = (0..7 + 11 * id as u32).map(|i| (i * 13 + id as u32) % 200).collect();
+            let temperature = if id % 2 == 0 { 0.0 } else { 0.8 };
+            Request { sampling: Sampling { temperature, ..Sampling::GREEDY }, ..Request::new(id, prompt, 6) }
         })
         .collect();
     let of = |max_batch_size, chunk_tokens, page_size| {

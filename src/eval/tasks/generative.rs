@@ -4,7 +4,7 @@ use super::{Header, Items, Task, TaskOptions, Values};
 use crate::data::answer::{self, Style};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::generate::{EngineOptions, OnOverflow, Request, Runtime, Sampling, generate};
+use crate::generate::{EngineOptions, OnOverflow, Request, Runtime, generate};
 use crate::model::Message;
 use regex::Regex;
 
@@ -24,15 +24,14 @@ pub(super) fn run(
             prompt = subject.render_chat(&[Message::new("user", prompt)])?;
         }
         let prompt = subject.tokenizer.encode(&prompt, !options.apply_chat_template)?;
-        let (max_tokens, stop) = (header.max_tokens, header.stop.clone());
-        Ok(Request { id: index as u64, prompt, max_tokens, sampling: Sampling::GREEDY, stop })
+        let request = Request::new(index as u64, prompt, header.max_tokens);
+        Ok(Request { stop: header.stop.clone(), ..request })
     });
     let requests = requests.collect::<Result<Vec<Request>>>()?;
     let engine =
         EngineOptions { on_overflow: OnOverflow::Truncate, label: header.name.clone(), ..EngineOptions::default() };
     let mut texts = vec![String::new(); requests.len()];
-    let (model, tokenizer) = (&subject.model, &subject.tokenizer);
-    let stats = generate(dev, model, tokenizer, &subject.generation, &requests, &engine, &mut |index, completion| {
+    let stats = generate(dev, subject.models(), &requests, &engine, &mut |index, completion| {
         texts[index] = completion.text;
         Ok(())
     })?;

@@ -1,0 +1,101 @@
+//! The inputs of a forward pass against a paged cache, in buffers that are used again.
+
+use super::{KvCache, Llama, Workspace};
+use crate::device::{DType, Device, Tensor};
+use crate::error::Result;
+use crate::ops::paged_attention::PagedBatch;
+
+/// New tokens of some sequences, packed end to end, with where their keys and values go.
+///
+/// Within a pass every key is stored before any query reads it: a sequence may lean on pages that another one fills in the same
+/// pass.
+pub struct PagedStep {
+    ids: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    cu_seqlens: Tensor,
+    context_lens: Tensor,
+    page_table: Tensor,
+    page_size: usize,
+    tokens: usize,
+    sequences: usize,
+}
+
+impl PagedStep {
+    /// Room for `tokens` new tokens of `sequences` sequences, each with `max_pages` pages of `page_size` tokens at most.
+    pub fn new(tokens: usize, sequences: usize, max_pages: usize, page_size: usize) -> PagedStep {
+        let buffer = |n: usize| Tensor::zeros(&[n], DType::U32);
+        PagedStep {
+            ids: buffer(tokens),
+            positions: buffer(tokens),
+            slots: buffer(tokens),
+            cu_seqlens: buffer(sequences + 1),
+            context_lens: buffer(sequences),
+            page_table: Tensor::zeros(&[sequences, max_pages], DType::U32),
+            page_size,
+            tokens: 0,
+            sequences: 0,
+        }
+    }
+
+    /// Bytes of [`PagedStep::new`].
+    pub fn plan_bytes(tokens: usize, sequences: usize, max_pages: usize) -> usize {
+        4 * (3 * tokens + 2 * sequences + 1 + sequences * max_pages)
+    }
+
+    /// Starts the next pass.
+    pub fn clear(&mut self) {
+        (self.tokens, self.sequences) = (0, 0);
+    }
+
+    /// New tokens so far.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Adds a sequence: `ids` stand at positions `first ..` of it, `pages` hold it from its start. Gives the row of its first id
+    /// in the pass. Errors when the buffers are too small.
+    pub fn push(&mut self, ids: &[u32], first: usize, pages: &[u32]) -> Result<usize> {
+        let (start, end, sequences) = (self.tokens, self.tokens + ids.len(), self.sequences + 1);
+        for buffer in [&mut self.ids, &mut self.positions, &mut self.slots] {
+            buffer.set_rows(end)?;
+        }
+        self.cu_seqlens.set_rows(sequences + 1)?;
+        self.context_lens.set_rows(sequences)?;
+        self.page_table.set_rows(sequences)?;
+        self.ids.u32_mut()[start..].copy_from_slice(ids);
+        let (positions, slots) = (&mut self.positions.u32_mut()[start..], &mut self.slots.u32_mut()[start..]);
+        for (i, (position, slot)) in positions.iter_mut().zip(slots).enumerate() {
+            let at = first + i;
+            *position = at as u32;
+            *slot = pages[at / self.page_size] * self.page_size as u32 + (at % self.page_size) as u32;
+        }
+        self.cu_seqlens.u32_mut()[sequences] = end as u32;
+        self.context_lens.u32_mut()[sequences - 1] = (first + ids.len()) as u32;
+        let width = self.page_table.row_len();
+        let used = (first + ids.len()).div_ceil(self.page_size);
+        self.page_table.u32_mut()[(sequences - 1) * width..][..used].copy_from_slice(&pages[..used]);
+        (self.tokens, self.sequences) = (end, sequences);
+        Ok(start)
+    }
+
+    /// The forward pass; `ws.hidden` holds the normed hidden states of the new tokens afterwards.
+    pub fn forward(&self, dev: &Device, model: &Llama, cache: &mut KvCache, ws: &mut Workspace) -> Result<()> {
+        let batch = PagedBatch {
+            cu_seqlens: &self.cu_seqlens,
+            context_lens: &self.context_lens,
+            page_table: &self.page_table,
+            page_size: self.page_size,
+        };
+        model.forward_paged(dev, &self.ids, &self.positions, &self.slots, &batch, cache, ws)
+    }
+
+    /// Of each sequence: tokens that are new, and pairs of a new token with one that it sees.
+    pub fn pairs(&self) -> impl Iterator<Item = (u64, u64)> {
+        let offsets = self.cu_seqlens.u32()[..=self.sequences].windows(2);
+        offsets.zip(self.context_lens.u32()).map(|(w, &context)| {
+            let (new, context) = (u64::from(w[1] - w[0]), u64::from(context));
+            (new, new * (context - new) + new * (new + 1) / 2)
+        })
+    }
+}
