@@ -70,3 +70,12 @@ extern "C" __global__ void fault_shared_beyond(const fault_params __grid_constan
 extern "C" __global__ void fault_unwritten(const fault_params __grid_constant__ p) {
     if (threadIdx.x != 5) p.y[threadIdx.x] = p.x[63 - threadIdx.x];
 }
+
+// One element beyond an array of the thread's own, which AddressSanitizer alone sees.
+extern "C" __global__ void fault_local_beyond(const fault_params __grid_constant__ p) {
+    float own[4];
+    for (uint32_t i = 0; i < 4; ++i) own[i] = p.x[63 - threadIdx.x];
+    const uint32_t beyond = p.x[1] == 1.0f ? 4 : 0;
+    const float other = own[beyond + threadIdx.x % 2];
+    p.y[threadIdx.x] = other == -1.0f ? other : own[threadIdx.x % 4];  // right, whatever was read
+}

@@ -90,3 +90,11 @@ fn accesses_out_of_bounds_end_the_launch_or_the_process() {
         assert!(!child_survives(kernel), "{kernel}");
     }
 }
+
+#[test]
+fn address_sanitizer_sees_what_guards_cannot() {
+    // Without it the kernel reads whatever lies beside its array, and gives the right numbers all the same.
+    if option_env!("RATOON_SIMT_ASAN").is_some() {
+        assert!(!child_survives("fault_local_beyond"));
+    }
+}
