@@ -66,13 +66,14 @@ def pytorch(*arguments):
 
 
 def shared_prefix(*arguments):
-    """`ratoon generate` on prompts that share a prefix: generated tokens over the seconds of the whole process."""
+    """`ratoon generate` on prompts that share a prefix, ids that end a text excluded: tokens over the seconds of the whole process."""
     rows = [{"id": str(i), "prompt": PREFIX_WORD * PREFIX_TOKENS + SUFFIX.format(i)} for i in range(SHARED_PROMPTS)]
     prompts, out = scratch / "prompts.jsonl", scratch / "out.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [args.ratoon, "generate", args.model, "--input", prompts, "-o", out, "--overwrite"]
     command += ["--max-tokens", NEW_TOKENS, "--threads", args.threads, "--json", *arguments]
-    return command, lambda text: [json.loads(text)["generated_tokens"] / elapsed[0]]
+    command += ["--logit-bias", "0=-100", "--logit-bias", "2=-100"]
+    return command, lambda text: [json.loads(text)["stats"]["generated_tokens"] / elapsed[0]]
 
 
 def shared_prefix_llama(llama, kind):
