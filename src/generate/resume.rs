@@ -98,6 +98,8 @@ pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Res
     } else if manifest.exists() && target.exists() {
         let manifest = read_json(&manifest)?;
         compare(target, &manifest["settings"], &settings)?;
+        // Killed between the manifest and here.
+        remove(&ahead)?;
         remove(&begun)?;
         return Ok(Opened::Finished(manifest));
     } else if begun.exists() && !holds_rows(&partial)? && !holds_rows(&ahead)? && !target.exists() {

@@ -2,7 +2,7 @@
 //! well again the same command gives the bytes of an unbroken run.
 
 use super::trace::{Ended, Fault, count};
-use super::verbs::{DISTILL, FINETUNE, PRUNE, Workshop};
+use super::verbs::{DISTILL, FINETUNE, PRUNE, UNFINISHED, Workshop};
 
 fn refused_from_each_change(verb: &str, fault: Fault, cause: &str, leaves: &[&str]) {
     let workshop = Workshop::new();
@@ -33,8 +33,6 @@ fn refused_from_each_change(verb: &str, fault: Fault, cause: &str, leaves: &[&st
 
 const FULL: &str = "No space left on device (os error 28)";
 const READ_ONLY: &str = "Read-only file system (os error 30)";
-/// Where finished rows wait for the others.
-const UNFINISHED: [&str; 2] = [".out.jsonl.unfinished", ".out.jsonl.unfinished.json"];
 
 #[test]
 fn a_full_disk_ends_a_cut_and_nothing_is_left() {

@@ -27,6 +27,9 @@ macro_rules! finetune {
 pub const PRUNE: &str = "prune ../model --drop 1 -o out";
 pub const REPLACE: &str = "prune ../model --drop 2 -o out --overwrite";
 pub const DISTILL: &str = concat!(distill!(), " --seed 3");
+/// What an unfinished distillation has: its rows, those that wait for one before them, its settings.
+pub const UNFINISHED: [&str; 3] =
+    [".out.jsonl.unfinished", ".out.jsonl.unfinished.ahead", ".out.jsonl.unfinished.json"];
 pub const DISTILL_AGAIN: &str = concat!(distill!(), " --seed 3 --overwrite");
 pub const DISTILL_OTHER: &str = concat!(distill!(), " --seed 4");
 /// An adapter with its random masks: 2 checkpoints, of which the newest stays.
