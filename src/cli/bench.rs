@@ -67,7 +67,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         ));
     }
     let dir = args.model.resolve()?;
-    let device = context.device.clone().with_compute(args.compute.into()).with_weights(args.weights.into());
+    let device = context.device.clone().with_compute(args.compute.into())?.with_weights(args.weights.into())?;
     let options = BenchOptions {
         adapter: args.model.adapter,
         n_prompt: args.n_prompt,

@@ -54,7 +54,7 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let device = args.engine.device(context);
+    let device = args.engine.device(context)?;
     let options = DistillOptions {
         model: args.model.resolve()?,
         adapter: args.model.adapter,

@@ -70,8 +70,8 @@ pub(super) struct EngineArgs {
 
 impl EngineArgs {
     /// The device with this precision.
-    pub(super) fn device(&self, context: &Context) -> Device {
-        context.device.clone().with_compute(self.compute.into()).with_weights(self.weights.into())
+    pub(super) fn device(&self, context: &Context) -> Result<Device> {
+        context.device.clone().with_compute(self.compute.into())?.with_weights(self.weights.into())
     }
 
     /// As the library takes them.

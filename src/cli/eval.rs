@@ -53,9 +53,9 @@ pub struct Args {
     /// Put each question into a user's turn of the model's chat template.
     #[arg(long)]
     apply_chat_template: bool,
-    /// Inputs of matrix products and attention: f32 throughout, or bf16 as the other verbs use.
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    compute: Precision,
+    /// Inputs of matrix products and attention: f32 throughout, or bf16 as the other verbs use [default: f32, bf16 on a card].
+    #[arg(long, value_enum)]
+    compute: Option<Precision>,
     /// Weights in memory: as stored, or int8 (8.5 bits each, activations quantised too).
     #[arg(long, value_enum, default_value_t = WeightFormat::Stored)]
     weights: WeightFormat,
@@ -88,7 +88,8 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             apply_chat_template: args.apply_chat_template,
         },
     };
-    let device = context.device.clone().with_compute(args.compute.into()).with_weights(args.weights.into());
+    let device = context.device.clone().with_weights(args.weights.into())?;
+    let device = args.compute.map_or(Ok(device.clone()), |compute| device.with_compute(compute.into()))?;
     let report = evaluate(&device, &options)?;
     let stdout = std::path::Path::new("stdout");
     let json = serde_json::to_string_pretty(&report).map_err(|e| Error::io(stdout, "write")(e.into()))? + "\n";

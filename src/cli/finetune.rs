@@ -140,10 +140,10 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let plan_only = args.plan;
-    let device = context.device.clone().with_compute(args.compute.into());
+    let device = context.device.clone().with_compute(args.compute.into())?;
     let options = options(args)?;
     if plan_only {
-        return print_plan(&train::prepare(&context.device, &options)?, context.json);
+        return print_plan(&train::prepare(&device, &options)?, context.json);
     }
     let report = train::finetune(&device, &options)?;
     print(&report, context.json);

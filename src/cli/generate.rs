@@ -88,7 +88,7 @@ struct What {
 pub fn run(args: Args, context: &Context) -> Result<()> {
     let model = args.model.resolve()?;
     let adapter = args.model.adapter;
-    let device = args.engine.device(context);
+    let device = args.engine.device(context)?;
     let engine = EngineOptions { on_overflow: args.on_overflow, ..args.engine.options() };
     let (draft, n) = (args.engine.draft()?, usize::from(args.n));
     let request = Request {

@@ -28,8 +28,7 @@ pub use name::DeviceName;
 pub use tensor::{OnHost, Tensor};
 
 #[cfg(not(feature = "cuda"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::sync::Arc;
 
 /// What runs the operations. Cloning is cheap; clones share one ledger.
@@ -59,16 +58,22 @@ impl Device {
         Device { ledger: Arc::default(), compute, weights: Weights::Stored, backend }
     }
 
-    /// The same device, with products computed this way; the ledger stays shared. Cards compute in [`Compute::Bf16`] only.
-    pub fn with_compute(self, compute: Compute) -> Device {
-        let compute = if self.is_cpu() { compute } else { Compute::Bf16 };
-        Device { compute, ..self }
+    /// The same device, with products computed this way; the ledger stays shared. [`Error::Usage`] for another than
+    /// [`Compute::Bf16`] on a card.
+    pub fn with_compute(self, compute: Compute) -> Result<Device> {
+        if !self.is_cpu() && compute != Compute::Bf16 {
+            return Err(Error::usage("--compute", "bf16 on a card", compute.to_string()));
+        }
+        Ok(Device { compute, ..self })
     }
 
-    /// The same device, with weights packed this way for inference. Cards keep them as stored.
-    pub fn with_weights(self, weights: Weights) -> Device {
-        let weights = if self.is_cpu() { weights } else { Weights::Stored };
-        Device { weights, ..self }
+    /// The same device, with weights packed this way for inference. [`Error::Usage`] for another than [`Weights::Stored`] on
+    /// a card.
+    pub fn with_weights(self, weights: Weights) -> Result<Device> {
+        if !self.is_cpu() && weights != Weights::Stored {
+            return Err(Error::usage("--weights", "stored on a card", "int8"));
+        }
+        Ok(Device { weights, ..self })
     }
 
     /// How weights are packed; [`Weights::Stored`] unless [`Device::with_weights`] said otherwise.

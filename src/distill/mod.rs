@@ -132,18 +132,9 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
 
 /// What the rows of the result depend on.
 fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Result<Map<String, Value>> {
-    let draft = match &options.draft {
-        Some(draft) => {
-            json!({"model": provenance::model_fingerprint(draft)?, "tokens": options.engine.draft_tokens})
-        }
-        None => Value::Null,
-    };
-    let settings = json!({
-        "compute": dev.compute(),
-        "weights": dev.weights(),
-        "model": provenance::model_fingerprint(&options.model)?,
-        "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
-        "draft": draft,
+    let draft = options.draft.as_deref().map(|draft| (draft, options.engine.draft_tokens));
+    let mut settings = provenance::models(dev, &options.model, options.adapter.as_deref(), draft)?;
+    let others = json!({
         "data_sha256": provenance::file_sha256(&options.data)?,
         "template": options.template,
         "template_sha256": template.sha256(),
@@ -156,7 +147,8 @@ fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Resu
         "shard": options.shard.to_string(),
         "id_field": options.id_field,
     });
-    Ok(settings.as_object().cloned().unwrap_or_default())
+    settings.extend(others.as_object().cloned().unwrap_or_default());
+    Ok(settings)
 }
 
 /// A row seen as something to rewrite.

@@ -126,18 +126,9 @@ pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<Generate
 /// What the rows of the result depend on.
 fn settings(dev: &Device, options: &GenerateOptions) -> Result<Map<String, Value>> {
     let Request { max_tokens, sampling, logit_bias, stop, logprobs, .. } = &options.request;
-    let draft = match &options.draft {
-        Some(draft) => {
-            json!({"model": provenance::model_fingerprint(draft)?, "tokens": options.engine.draft_tokens})
-        }
-        None => Value::Null,
-    };
-    let settings = json!({
-        "compute": dev.compute(),
-        "weights": dev.weights(),
-        "model": provenance::model_fingerprint(&options.model)?,
-        "adapter": options.adapter.as_deref().map(provenance::model_fingerprint).transpose()?,
-        "draft": draft,
+    let draft = options.draft.as_deref().map(|draft| (draft, options.engine.draft_tokens));
+    let mut settings = provenance::models(dev, &options.model, options.adapter.as_deref(), draft)?;
+    let others = json!({
         "input_sha256": provenance::file_sha256(&options.input)?,
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
@@ -156,7 +147,8 @@ fn settings(dev: &Device, options: &GenerateOptions) -> Result<Map<String, Value
         "top_logprobs": logprobs.top,
         "prompt_logprobs": logprobs.prompt,
     });
-    Ok(settings.as_object().cloned().unwrap_or_default())
+    settings.extend(others.as_object().cloned().unwrap_or_default());
+    Ok(settings)
 }
 
 /// How a result line ended.

@@ -1,5 +1,6 @@
 //! Which model and which data a result came from.
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -48,6 +49,28 @@ pub fn model_fingerprint(dir: &Path) -> Result<Value> {
         };
     }
     Ok(Value::Object(files))
+}
+
+/// What generated tokens depend on besides the data and how they are drawn: device, precision, model, adapter, and the draft with
+/// its tokens at a time.
+pub fn models(
+    dev: &Device,
+    model: &Path,
+    adapter: Option<&Path>,
+    draft: Option<(&Path, usize)>,
+) -> Result<Map<String, Value>> {
+    let draft = match draft {
+        Some((draft, tokens)) => json!({"model": model_fingerprint(draft)?, "tokens": tokens}),
+        None => Value::Null,
+    };
+    Ok(Map::from_iter([
+        ("device".to_string(), json!(if dev.is_cpu() { "cpu" } else { "cuda" })),
+        ("compute".to_string(), json!(dev.compute())),
+        ("weights".to_string(), json!(dev.weights())),
+        ("model".to_string(), model_fingerprint(model)?),
+        ("adapter".to_string(), json!(adapter.map(model_fingerprint).transpose()?)),
+        ("draft".to_string(), draft),
+    ]))
 }
 
 fn sampled(path: &Path) -> Result<Value> {

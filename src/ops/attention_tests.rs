@@ -154,7 +154,7 @@ fn attention_is_the_softmax_average_of_the_values_before() {
 
 #[test]
 fn attention_of_bf16_is_that_of_the_rounded_inputs_up_to_the_rounding_of_the_weights() {
-    let dev = Device::cpu().with_compute(Compute::Bf16);
+    let dev = Device::cpu().with_compute(Compute::Bf16).unwrap();
     for shape in SHAPES {
         for lengths in [&[1][..], &[5, 1, 70, 33], &[200]] {
             let case = Case::new(heads(shape), lengths);
@@ -213,7 +213,7 @@ fn the_f64_formula_is_the_derivative_of_the_forward_pass() {
 #[test]
 fn a_packed_sequence_gives_the_bits_that_it_gives_alone() {
     for compute in [Compute::F32, Compute::Bf16] {
-        packed_is_alone(&Device::cpu().with_compute(compute));
+        packed_is_alone(&Device::cpu().with_compute(compute).unwrap());
     }
 }
 
@@ -304,7 +304,7 @@ fn pages_chunks_and_batch_do_not_change_a_bit() {
         let lengths = [70, 1, 133, 64];
         let case = Case::new(heads(shape), &lengths);
         for compute in [Compute::F32, Compute::Bf16] {
-            let dev = Device::cpu().with_compute(compute);
+            let dev = Device::cpu().with_compute(compute).unwrap();
             let want = bits(case.forward(&dev).0.f32());
             for (chunk, page_size, together) in
                 [(1, 16, true), (7, 1, true), (64, 100, false), (200, 16, true), (33, 64, true)]

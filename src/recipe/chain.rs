@@ -181,7 +181,7 @@ impl Run<'_> {
                 },
                 overwrite: false,
             };
-            let DistillReport { reasons, .. } = distill(&self.dev.clone().with_compute(settings.compute), &options)?;
+            let DistillReport { reasons, .. } = distill(&self.dev.clone().with_compute(settings.compute)?, &options)?;
             let name = |reason| serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(str::to_string));
             let reasons = reasons
                 .into_iter()
@@ -209,7 +209,7 @@ impl Run<'_> {
                 seed: self.recipe.seed,
                 ..finetune_options(settings, cut.clone(), data.to_path_buf(), trained.clone())
             };
-            let report = finetune(&self.dev.clone().with_compute(settings.compute), &options)?;
+            let report = finetune(&self.dev.clone().with_compute(settings.compute)?, &options)?;
             if !settings.full {
                 merge_adapter(self.dev, &cut, &trained, &target, true)?;
             }

@@ -52,3 +52,13 @@ fn a_card_without_room_is_said_with_what_to_change() {
     let ran = ratoon(driver.path()).env("RATOON_SIMT_MEMORY", "0").args(check("cuda")).assert();
     ran.code(5).stderr(contains("a model of 4 blocks needs")).stderr(contains("0 are available"));
 }
+
+#[test]
+fn what_a_card_does_not_do_is_refused_and_not_replaced() {
+    let (driver, model) = (driver(), tiny("gqa"));
+    for (option, value, expected) in [("--compute", "f32", "bf16"), ("--weights", "int8", "stored")] {
+        let mut bench = ratoon(driver.path());
+        bench.args(["--device", "cuda", "bench"]).arg(&model).args(["-p", "8", "-n", "0", option, value]);
+        bench.assert().code(2).stderr(contains(format!("{option}: expected {expected} on a card, found {value}")));
+    }
+}

@@ -218,7 +218,7 @@ fn rows_are_independent(compute: Compute) {
     let (m, n, k) = (260, 200, 300);
     let (x, w) = (tensor(7, &[m, k], DType::F32), tensor(8, &[n, k], DType::BF16));
     let packed = PackedWeight::new(&w, compute).unwrap();
-    let dev = Device::cpu().with_compute(compute);
+    let dev = Device::cpu().with_compute(compute).unwrap();
     let mut all = Tensor::zeros(&[m, n], DType::F32);
     matmul_nt(&dev, &mut all, &x, &w, None, Store::Replace).unwrap();
     for threads in [1, 2, 3, 5] {
@@ -255,7 +255,7 @@ fn products_inside_parallel_work_do_not_disturb_each_other() {
 #[test]
 fn several_weights_of_one_input_give_the_bits_of_each_alone() {
     for compute in [Compute::F32, Compute::Bf16] {
-        let dev = Device::cpu().with_compute(compute);
+        let dev = Device::cpu().with_compute(compute).unwrap();
         for m in [1, 7, 130] {
             let x = tensor(11, &[m, 64], DType::F32);
             let weights = [96, 33, 5].map(|n| tensor(n as u64, &[n, 64], DType::BF16));
@@ -283,7 +283,7 @@ fn a_weight_packed_for_other_products_is_refused() {
     let mut y = Tensor::zeros(&[3, 7], DType::F32);
     for (packed, used) in [(Compute::F32, Compute::Bf16), (Compute::Bf16, Compute::F32)] {
         let packed = PackedWeight::new(&w, packed).unwrap();
-        let dev = Device::cpu().with_compute(used);
+        let dev = Device::cpu().with_compute(used).unwrap();
         let error = matmul_packed(&dev, &mut y, &x, &packed, None, Store::Replace).unwrap_err().to_string();
         assert!(error.contains(&format!("expected a weight packed for {used} products")), "{error}");
     }
