@@ -36,7 +36,7 @@ template <bool WAIT> __device__ void copied(const fault_params& p) {
     commit_copies();
     if (WAIT) wait_copies<0>();
     __syncthreads();
-    p.y[threadIdx.x] = widen(bf16{shared[63 - threadIdx.x]});
+    p.y[threadIdx.x] = simt_operand(shared[63 - threadIdx.x]);
 }
 
 extern "C" __global__ void fault_none_copy(const fault_params __grid_constant__ p) { copied<true>(p); }
