@@ -27,7 +27,6 @@ pub use ledger::{Cost, Entry, Ledger, Op, Phase, PhaseWork, Span};
 pub use name::DeviceName;
 pub use tensor::{OnHost, Tensor};
 
-#[cfg(not(feature = "cuda"))]
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
