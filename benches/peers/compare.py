@@ -163,7 +163,8 @@ def commit():
 
 
 elapsed, versions, python = [0.0], {}, interpreter()
-lines = []
+print("| test | side | tokens/s | least to most | x the best peer | peak GB |")
+print("|-|-|-|-|-|-|")
 with tempfile.TemporaryDirectory() as folder:
     scratch = pathlib.Path(folder)
     for name, sides in tests(LlamaCpp(pathlib.Path(args.peers) / "llama.cpp", args.threads)).items():
@@ -179,13 +180,10 @@ with tempfile.TemporaryDirectory() as folder:
         for side, value in medians.items():
             ratio = f"{value / best:.2f}" if side.startswith("ratoon") else ""
             spread = f"{min(samples[side]):.4g} to {max(samples[side]):.4g}"
-            lines.append(f"| {name} | {side} | {value:.4g} | {spread} | {ratio} | {memory[side] / 1e9:.2f} |")
-        print(lines[-len(sides) :], file=sys.stderr)
+            row = f"| {name} | {side} | {value:.4g} | {spread} | {ratio} | {memory[side] / 1e9:.2f} |"
+            print(row, flush=True)
 
 load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
 known = ", ".join(f"{name} {version}" for name, version in versions.items())
-print(f"{cpu()}, {os.cpu_count()} cores, {args.threads} threads; load average at the end {load}; ratoon {commit()}; {known}")
-print(f"`python compare.py MODEL --rounds {args.rounds} --threads {args.threads}`, medians of the rounds\n")
-print("| test | side | tokens/s | least to most | x the best peer | peak GB |")
-print("|-|-|-|-|-|-|")
-print("\n".join(lines))
+print(f"\n{cpu()}, {os.cpu_count()} cores, {args.threads} threads; load average at the end {load}; ratoon {commit()}; {known}")
+print(f"`python compare.py MODEL --rounds {args.rounds} --threads {args.threads}`, medians of the rounds")

