@@ -3,7 +3,7 @@
 use super::{LossCurve, ModelRow, OperationRow};
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
-use std::fmt::Debug;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Width and height of every chart, in SVG units: a phone shows them at 0.6 of that.
 const SIZE: (u32, u32) = (560, 380);
@@ -14,6 +14,9 @@ const PALETTE: [RGBColor; 4] =
 
 /// 11 pixels on a phone.
 const FONT: (&str, i32) = ("sans-serif", 19);
+
+/// Height of a line of text.
+const LINE: i32 = FONT.1 + 1;
 
 /// A chart on an SVG drawing.
 type Chart<'a, X, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>;
@@ -52,13 +55,13 @@ fn axes<'a, X, Y>(
     (x_label, y_label): (&str, &str),
 ) -> DrawResult<Chart<'a, X::CoordDescType, Y::CoordDescType>>
 where
-    X: AsRangedCoord,
-    Y: AsRangedCoord,
-    X::CoordDescType: ValueFormatter<X::Value>,
-    Y::CoordDescType: ValueFormatter<Y::Value>,
-    X::Value: Debug,
-    Y::Value: Debug,
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
 {
+    // 20 and 0.1, not 20.0 and 0.30000000000000004.
+    let tick = |value: &f64| format!("{}", (value * 1e6).round() / 1e6);
     let mut chart = ChartBuilder::on(root)
         .margin(12)
         .margin_right(32)
@@ -73,6 +76,8 @@ where
         .axis_desc_style(FONT)
         .x_labels(6)
         .y_labels(6)
+        .x_label_formatter(&tick)
+        .y_label_formatter(&tick)
         .x_desc(x_label)
         .y_desc(y_label)
         .draw()?;
@@ -151,18 +156,56 @@ pub fn roofline(operations: &[OperationRow], peak_flops: [f64; 2], peak_bandwidt
         let labels = ("FLOPs per byte moved at least", "GFLOP/s");
         let mut chart = axes(root, (low_x..high_x).log_scale(), (low_y..high_y).log_scale(), labels)?;
         let steps = 60;
-        for (peak, unit) in peaks.into_iter().zip(["bf16", "f32"]) {
+        for (peak, unit, side) in [(peaks[0], "bf16", VPos::Bottom), (peaks[1], "f32", VPos::Top)] {
             let roof = |x: f64| (x * peak_bandwidth / 1e9).min(peak).max(low_y);
             let line = (0..=steps).map(|i| low_x * (high_x / low_x).powf(f64::from(i) / f64::from(steps)));
             chart.draw_series(LineSeries::new(line.map(|x| (x, roof(x))), BLACK.mix(0.6).stroke_width(2)))?;
-            chart.draw_series([Text::new(unit, (low_x * 1.2, peak * 1.5), FONT.into_font())])?;
+            let style = FONT.into_text_style(root).pos(Pos::new(HPos::Right, side));
+            chart.draw_series([Text::new(unit, (high_x, peak), style)])?;
         }
-        for (x, y, name) in points {
+        let pixels: Vec<(i32, i32)> = points.iter().map(|&(x, y, _)| chart.backend_coord(&(x, y))).collect();
+        for ((x, y, name), shift) in points.into_iter().zip(label_shifts(&pixels)) {
             let color = PALETTE[usize::from(name.contains("matmul"))];
             chart.draw_series([EmptyElement::at((x, y))
                 + Circle::new((0, 0), 4, color.filled())
-                + Text::new(name.to_string(), (7, -7), FONT.into_font())])?;
+                + Text::new(name.to_string(), (7, shift - LINE / 2), FONT.into_font())])?;
         }
         Ok(())
     })
+}
+
+/// How far down to move the label right of each point so that none covers another: in pixels, the highest point's label stays.
+fn label_shifts(points: &[(i32, i32)]) -> Vec<i32> {
+    /// The longest name of an operation.
+    const WIDTH: i32 = 180;
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by_key(|&i| points[i].1);
+    let mut placed: Vec<(i32, i32)> = Vec::new();
+    let mut shifts = vec![0; points.len()];
+    for i in order {
+        let (x, mut y) = points[i];
+        for &(other_x, other_y) in &placed {
+            if (x - other_x).abs() < WIDTH && y < other_y + LINE {
+                y = other_y + LINE;
+            }
+        }
+        placed.push((x, y));
+        shifts[i] = y - points[i].1;
+    }
+    shifts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_neighbours_stand_below_each_other() {
+        let shifts = label_shifts(&[(100, 50), (110, 52), (105, 49), (400, 50)]);
+        assert_eq!(
+            shifts,
+            [LINE - 1, 2 * LINE - 3, 0, 0],
+            "in order of height; a point far to the right keeps its place"
+        );
+    }
 }
