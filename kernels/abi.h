@@ -11,6 +11,11 @@ typedef struct bf16 {
     uint16_t bits;
 } bf16;
 
+// A tensor of bf16 as the copy engine of compute capability 9.0 sees it: what cuTensorMapEncodeTiled writes.
+typedef struct tensor_map {
+    uint64_t words[16];
+} __attribute__((aligned(128))) tensor_map;
+
 // Most threads of a row block.
 #define ROW_THREADS 256
 
@@ -55,6 +60,22 @@ typedef struct matmul_params {
 #define MATMUL_LARGE_SHARED (MATMUL_LARGE_STAGES * 2 * 128 * 40 * 2)
 #define MATMUL_MEDIUM_SHARED (MATMUL_MEDIUM_STAGES * 2 * 64 * 40 * 2)
 #define MATMUL_SMALL_SHARED (MATMUL_SMALL_STAGES * (16 + 32) * 72 * 2)
+
+// The same products on compute capability 9.0, for n that is a multiple of 4. matmul_sm90_LAYOUT_COLUMNS: tiles of y of 128 x COLUMNS, 256 or 128. Grid: any,
+// at most the tiles. Block: 384. Dynamic shared memory: MATMUL_SM90_SHARED.
+// matmul_sm90_rows_M, for nt with at most M rows, 8, 16, 32, 64 or 128: tiles of p.rows x M of y^T. Grid: any, at most
+// ceil(n / p.rows). Block: 384. Dynamic shared memory: as above.
+// All give the same bits. Boxes of the tensor maps of a and b, elements by rows: 64 x 128 and 64 x COLUMNS where k runs along the
+// rows, 64 x 64 where it runs down the columns; of rows_M, 64 x M and 64 x p.rows.
+typedef struct matmul_sm90_params {
+    tensor_map a, b;
+    matmul_params product;
+    uint32_t rows;  // of b in a tile of matmul_sm90_rows_M: a multiple of 8, at most 128
+} matmul_sm90_params;
+
+// Bytes of the ring of tiles, and with what its alignment takes and what is read behind tiles of fewer than 64 rows.
+#define MATMUL_SM90_RING (192 * 1024)
+#define MATMUL_SM90_SHARED (MATMUL_SM90_RING + 9 * 1024)
 
 // rope: rotates each head of x in place, "rotate halves"; direction -1 is the backward pass. Grid: tokens. Block: row of
 // width / 2.
@@ -138,6 +159,17 @@ typedef struct attention_params {
 // Keys whose softmax is computed apart. Part of the result's definition.
 #define ATTENTION_SPLIT 256
 
+// attention_sm90_D: the same on compute capability 9.0 for packed sequences and head_dim D of 64 or 128; other bits than
+// attention_D. Grid: (ceil(longest / (2 (64 / group))), n_kv_heads, sequences), group <= 64. Block: 384. Dynamic shared memory:
+// (128 + 4 ATTENTION_SM90_KEYS) D 2 + 1024 bytes: queries, two stages of keys and of values, alignment.
+typedef struct attention_sm90_params {
+    tensor_map q;  // [tokens, n_kv_heads, group, head_dim] in boxes of 64 / group tokens by one by group by 64
+    tensor_map k;  // [tokens, n_kv_heads, 1, head_dim] in boxes of ATTENTION_SM90_KEYS tokens by one by one by 64
+    tensor_map v;  // as k
+    attention_params attention;  // of which y, lse, cu_seqlens, n_heads, n_kv_heads and scale are read
+} attention_sm90_params;
+
+#define ATTENTION_SM90_KEYS 128
 // A target that is not scored.
 #define IGNORED_TARGET 0xffffffffu
 
@@ -279,6 +311,16 @@ typedef struct attention_backward_params {
     uint32_t tokens, n_heads, n_kv_heads, head_dim;
     float scale;
 } attention_backward_params;
+
+// The same on compute capability 9.0, for head_dim D of 64 or 128; after attention_delta.
+// attention_backward_sm90_keys_D: grid (ceil(longest / 128), n_kv_heads, sequences).
+// attention_backward_sm90_queries_D: grid (ceil(longest / (2 (64 / group))), n_kv_heads, sequences).
+// Both: group <= 64. Block: 384. Dynamic shared memory: (256 + 3 128) D 2 + 1024 bytes.
+typedef struct attention_backward_sm90_params {
+    tensor_map q, dy;  // [tokens, n_kv_heads, group, head_dim] in boxes of 64 / group tokens by one by group by 64
+    tensor_map k, v;   // [tokens, n_kv_heads, 1, head_dim] in boxes of 64 tokens by one by one by 64
+    attention_backward_params attention;
+} attention_backward_sm90_params;
 
 // divergence: kl[t] = KL(softmax(logits_p[t]) || softmax(logits_q[t])), agree[t] = 1 where the largest logits have the same id.
 // Grid: rows. Block: ROW_THREADS.

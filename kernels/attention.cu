@@ -9,15 +9,9 @@
 // split is a softmax of its own and they are merged in order. What a row goes through depends on its own position alone: a
 // masked key adds exactly 0. So prefill, decoding by splits side by side and any cut of a prompt into steps give the same bits.
 #include "operand.cuh"
+#include "softmax.cuh"
 
 constexpr int KEYS = 64;
-constexpr float LN2 = 0.693147181f, LOG2E = 1.44269504f;
-constexpr float NOTHING = -INFINITY;
-
-// A row's sum of exponentials relative to 2^largest.
-struct Softmax {
-    float largest, sum;
-};
 
 // Factors by which two parts of a softmax are scaled when they join, and what they join to.
 struct Merge {
@@ -36,17 +30,6 @@ __device__ __forceinline__ Merge merge(Softmax before, Softmax part) {
 }
 
 __device__ __forceinline__ float join(const Merge& m, float before, float part) { return fmaf(part, m.part, before * m.before); }
-
-// Adds over the four lanes that share a row.
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(FULL_WARP, x, 1);
-    return x + __shfl_xor_sync(FULL_WARP, x, 2);
-}
-
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
-    return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
-}
 
 // The rows of one block: some tokens of one sequence times the query heads of one key/value head.
 struct Rows {

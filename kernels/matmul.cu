@@ -8,10 +8,8 @@
 //
 // Every element of y is one chain of mma over k in increasing order, whatever the tile and whatever m: a row has the same bits
 // in any batch and under any of the tile shapes, then the bias is added, then the old value.
+#include "matmul.cuh"
 #include "operand.cuh"
-
-// Blocks of rows that are worked on together, sharing columns of b.
-constexpr uint32_t GROUP = 8;
 
 // One operand's tile: OUTER x BK elements of a matrix, with k along its rows (K_ROWS) or down its columns.
 template <int OUTER, int BK, bool K_ROWS, int THREADS> struct Operand {
@@ -78,11 +76,8 @@ __device__ __forceinline__ void matmul(const matmul_params& p) {
     constexpr int STAGE = A::ELEMENTS + B::ELEMENTS;
     uint16_t* const stages = reinterpret_cast<uint16_t*>(dynamic_shared());
 
-    // Block number -> tile: GROUP tiles down, then one to the right.
-    const uint32_t down = (p.m + BM - 1) / BM, right = (p.n + BN - 1) / BN;
-    const uint32_t group = blockIdx.x / (GROUP * right), in_group = blockIdx.x % (GROUP * right);
-    const uint32_t height = min(GROUP, down - group * GROUP);
-    const uint32_t m0 = (group * GROUP + in_group % height) * BM, n0 = in_group / height * BN;
+    const Place place = place_of_tile(blockIdx.x, (p.m + BM - 1) / BM, (p.n + BN - 1) / BN);
+    const uint32_t m0 = place.down * BM, n0 = place.right * BN;
 
     auto stage = [&](uint32_t i) {
         if (i * BK < p.k) {

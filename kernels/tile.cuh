@@ -27,6 +27,8 @@ __device__ __forceinline__ void* dynamic_shared() {
 
 __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 
+__device__ __forceinline__ float widen(float x) { return x; }
+
 __device__ __forceinline__ bf16 narrow(float x) { return bf16{static_cast<uint16_t>(pack_bf16(x, 0.0f))}; }
 
 // Eight neighbouring elements of a row.

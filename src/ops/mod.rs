@@ -22,6 +22,8 @@ pub mod embedding;
 mod flash;
 #[cfg(feature = "cuda")]
 mod flash_cuda;
+#[cfg(feature = "cuda")]
+mod flash_sm90;
 pub mod gather;
 pub mod grad_norm;
 pub mod log_probs;

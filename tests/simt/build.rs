@@ -6,7 +6,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Compute capabilities whose paths through the kernels differ, times 10.
-const ARCHITECTURES: [&str; 2] = ["75", "80"];
+const ARCHITECTURES: [&str; 3] = ["75", "80", "90"];
 
 fn main() {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
@@ -26,7 +26,9 @@ fn main() {
         .collect();
     sources.sort();
     sources.push(root.join("faults/faults.cu"));
+    sources.push(root.join("faults/sm90.cu"));
     sources.push(root.join("include/runtime.cpp"));
+    sources.push(root.join("include/wgmma.cpp"));
     for architecture in ARCHITECTURES {
         compile(&root, &sources, architecture);
     }

@@ -11,8 +11,11 @@ pub const MATMUL_SMALL_STAGES: u32 = 6;
 pub const MATMUL_LARGE_SHARED: u32 = 61440;
 pub const MATMUL_MEDIUM_SHARED: u32 = 40960;
 pub const MATMUL_SMALL_SHARED: u32 = 41472;
+pub const MATMUL_SM90_RING: u32 = 196608;
+pub const MATMUL_SM90_SHARED: u32 = 205824;
 pub const ROPE_MAX_HALF: u32 = 256;
 pub const ATTENTION_SPLIT: u32 = 256;
+pub const ATTENTION_SM90_KEYS: u32 = 128;
 pub const IGNORED_TARGET: u32 = 4294967295;
 pub const SAMPLE_THREADS: u32 = 512;
 pub const SAMPLE_NOT_FINITE: u32 = 4294967295;
@@ -29,6 +32,18 @@ const _: () = {
     ["Size of bf16"][::core::mem::size_of::<bf16>() - 2usize];
     ["Alignment of bf16"][::core::mem::align_of::<bf16>() - 2usize];
     ["Offset of field: bf16::bits"][::core::mem::offset_of!(bf16, bits) - 0usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct tensor_map {
+    pub words: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of tensor_map"][::core::mem::size_of::<tensor_map>() - 128usize];
+    ["Alignment of tensor_map"][::core::mem::align_of::<tensor_map>() - 128usize];
+    ["Offset of field: tensor_map::words"][::core::mem::offset_of!(tensor_map, words) - 0usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -90,6 +105,24 @@ const _: () = {
     ["Offset of field: matmul_params::n"][::core::mem::offset_of!(matmul_params, n) - 36usize];
     ["Offset of field: matmul_params::k"][::core::mem::offset_of!(matmul_params, k) - 40usize];
     ["Offset of field: matmul_params::flags"][::core::mem::offset_of!(matmul_params, flags) - 44usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct matmul_sm90_params {
+    pub a: tensor_map,
+    pub b: tensor_map,
+    pub product: matmul_params,
+    pub rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of matmul_sm90_params"][::core::mem::size_of::<matmul_sm90_params>() - 384usize];
+    ["Alignment of matmul_sm90_params"][::core::mem::align_of::<matmul_sm90_params>() - 128usize];
+    ["Offset of field: matmul_sm90_params::a"][::core::mem::offset_of!(matmul_sm90_params, a) - 0usize];
+    ["Offset of field: matmul_sm90_params::b"][::core::mem::offset_of!(matmul_sm90_params, b) - 128usize];
+    ["Offset of field: matmul_sm90_params::product"][::core::mem::offset_of!(matmul_sm90_params, product) - 256usize];
+    ["Offset of field: matmul_sm90_params::rows"][::core::mem::offset_of!(matmul_sm90_params, rows) - 304usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -245,6 +278,25 @@ const _: () = {
     ["Offset of field: attention_params::head_dim"][::core::mem::offset_of!(attention_params, head_dim) - 88usize];
     ["Offset of field: attention_params::max_splits"][::core::mem::offset_of!(attention_params, max_splits) - 92usize];
     ["Offset of field: attention_params::scale"][::core::mem::offset_of!(attention_params, scale) - 96usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct attention_sm90_params {
+    pub q: tensor_map,
+    pub k: tensor_map,
+    pub v: tensor_map,
+    pub attention: attention_params,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of attention_sm90_params"][::core::mem::size_of::<attention_sm90_params>() - 512usize];
+    ["Alignment of attention_sm90_params"][::core::mem::align_of::<attention_sm90_params>() - 128usize];
+    ["Offset of field: attention_sm90_params::q"][::core::mem::offset_of!(attention_sm90_params, q) - 0usize];
+    ["Offset of field: attention_sm90_params::k"][::core::mem::offset_of!(attention_sm90_params, k) - 128usize];
+    ["Offset of field: attention_sm90_params::v"][::core::mem::offset_of!(attention_sm90_params, v) - 256usize];
+    ["Offset of field: attention_sm90_params::attention"]
+        [::core::mem::offset_of!(attention_sm90_params, attention) - 384usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -564,6 +616,32 @@ const _: () = {
         [::core::mem::offset_of!(attention_backward_params, scale) - 104usize];
 };
 #[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct attention_backward_sm90_params {
+    pub q: tensor_map,
+    pub dy: tensor_map,
+    pub k: tensor_map,
+    pub v: tensor_map,
+    pub attention: attention_backward_params,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of attention_backward_sm90_params"][::core::mem::size_of::<attention_backward_sm90_params>() - 640usize];
+    ["Alignment of attention_backward_sm90_params"]
+        [::core::mem::align_of::<attention_backward_sm90_params>() - 128usize];
+    ["Offset of field: attention_backward_sm90_params::q"]
+        [::core::mem::offset_of!(attention_backward_sm90_params, q) - 0usize];
+    ["Offset of field: attention_backward_sm90_params::dy"]
+        [::core::mem::offset_of!(attention_backward_sm90_params, dy) - 128usize];
+    ["Offset of field: attention_backward_sm90_params::k"]
+        [::core::mem::offset_of!(attention_backward_sm90_params, k) - 256usize];
+    ["Offset of field: attention_backward_sm90_params::v"]
+        [::core::mem::offset_of!(attention_backward_sm90_params, v) - 384usize];
+    ["Offset of field: attention_backward_sm90_params::attention"]
+        [::core::mem::offset_of!(attention_backward_sm90_params, attention) - 512usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct divergence_params {
     pub kl: *mut f32,
@@ -604,11 +682,15 @@ const _: () = {
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for bf16 {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for tensor_map {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for embedding_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for rmsnorm_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for matmul_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for matmul_sm90_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for rope_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
@@ -623,6 +705,8 @@ unsafe impl cudarc::driver::DeviceRepr for cast_params {}
 unsafe impl cudarc::driver::DeviceRepr for cosine_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for attention_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for attention_sm90_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for log_probs_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
@@ -649,6 +733,8 @@ unsafe impl cudarc::driver::DeviceRepr for grad_norm_params {}
 unsafe impl cudarc::driver::DeviceRepr for adamw_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for attention_backward_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for attention_backward_sm90_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for divergence_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.

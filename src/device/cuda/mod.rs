@@ -6,6 +6,7 @@
 //! | `memory.rs` | device memory: within a budget, given back to be used again |
 //! | `upload.rs` | host to device through pinned buffers, device to host |
 //! | `launch.rs` | kernels by name, their parameters by value |
+//! | `tensor_map.rs` | tensors as the copy engine of compute capability 9.0 sees them |
 //! | `timing.rs` | seconds of operations, by events |
 //! | `abi.rs` | parameter structs, generated from `kernels/abi.h` |
 //!
@@ -18,12 +19,14 @@ pub(crate) mod abi;
 mod launch;
 mod memory;
 mod open;
+mod tensor_map;
 mod timing;
 mod upload;
 
 pub(crate) use launch::{Element, Grid};
 pub(crate) use memory::Buffer;
 pub use open::{Card, cards};
+pub(crate) use tensor_map::ALIGNMENT as TENSOR_ALIGNMENT;
 pub(crate) use timing::Interval;
 
 use crate::error::{Error, Result};
@@ -57,6 +60,17 @@ impl Cuda {
     pub fn synchronize(&self) -> Result<()> {
         self.bind()?;
         self.stream.synchronize().map_err(|e| self.error("run kernels", e))
+    }
+
+    /// A dense tensor for the copy engine, see [`tensor_map::encode`].
+    pub fn tensor_map<const AXES: usize>(
+        &self,
+        tensor: *const abi::bf16,
+        size: [usize; AXES],
+        boxed: [usize; AXES],
+    ) -> Result<abi::tensor_map> {
+        let map = tensor_map::encode(tensor as u64, size, boxed);
+        map.map_err(|e| self.error("describe a tensor to the copy engine", e))
     }
 
     /// A refusal of the driver.

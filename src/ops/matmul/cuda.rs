@@ -1,6 +1,6 @@
-//! Launches of `kernels/matmul.cu`.
+//! Launches of `kernels/matmul.cu`, and the choice of `kernels/matmul_sm90.cu` where card and shape allow it.
 
-use super::Store;
+use super::{Store, cuda_sm90};
 use crate::device::cuda::{Cuda, Grid, abi};
 use crate::device::{DType, Tensor};
 use crate::error::Result;
@@ -36,6 +36,9 @@ pub(super) fn launch(
         k: k as u32,
         flags: add | if wide { abi::MATMUL_F32 } else { 0 },
     };
+    if cuda_sm90::takes(cuda, layout, &params) {
+        return cuda_sm90::launch(cuda, layout, params);
+    }
     let tiles = |rows: usize, columns: usize| m.div_ceil(rows) * n.div_ceil(columns);
     // Large tiles read operands least often; where they would leave multiprocessors idle, smaller ones share the work out.
     let (kernel, blocks, threads, shared) = if layout == Layout::Nt && m <= 16 {

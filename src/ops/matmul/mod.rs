@@ -19,7 +19,7 @@
 //! | `pack.rs`, `pairs.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
 //! | `blocked.rs` | cache blocks and threads |
-//! | `cuda.rs` | launches on a card |
+//! | `cuda.rs`, `cuda_sm90.rs` | launches on a card |
 //! | `scratch.rs` | buffers that outlive a call |
 
 #[cfg(target_arch = "x86_64")]
@@ -29,6 +29,8 @@ mod avx512;
 mod blocked;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_sm90;
 #[cfg(target_arch = "x86_64")]
 mod dot_avx2;
 #[cfg(target_arch = "x86_64")]

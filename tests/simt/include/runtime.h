@@ -15,14 +15,26 @@ struct simt_copy {
     uint32_t group;  // number of the group it was committed to
 };
 
-// Copies that one thread can have in flight.
-enum { SIMT_COPIES = 256 };
+// A wgmma that was issued and not yet carried out: what the thread gave to the instruction.
+struct simt_product {
+    float* d;       // n / 2 sums
+    uint64_t a, b;  // descriptors
+    uint32_t left[4];  // a, when in registers
+    uint32_t n;
+    uint32_t add, in_registers, a_transposed, b_transposed;
+    uint32_t group;  // number of the group it was committed to
+};
+
+// Copies, and wgmmas, that one thread can have in flight.
+enum { SIMT_COPIES = 256, SIMT_PRODUCTS = 64 };
 
 // One CUDA thread.
 struct simt_lane {
     simt_index thread, block, block_size, grid_size;
     uint32_t copies, groups;  // pending copies, committed groups
     simt_copy copy[SIMT_COPIES];
+    uint32_t products, product_groups, fenced;
+    simt_product product[SIMT_PRODUCTS];
 };
 
 // Kinds of collectives. Lanes of one warp that meet must bring the same kind.
@@ -40,4 +52,18 @@ struct simt_runtime {
     void* (*dynamic_shared)();
     // Ends the launch with an error.
     void (*fail)(const char* what);
+
+    // Compute capability 9.0. As gather and release, of the 128 threads of a warpgroup.
+    void** (*gather_warpgroup)(void* arguments);
+    void (*release_warpgroup)();
+    // Counts as there at barrier `id` of `threads` threads.
+    void (*barrier_arrive)(uint32_t id, uint32_t threads);
+    // A place in shared memory, and the number by which instructions name it.
+    uint32_t (*shared_address)(const void* at);
+    void* (*shared_at)(uint32_t address);
+    // See ptx_sm90.cuh; src/mbarrier.rs and src/tensor_map.rs. `at` has four coordinates.
+    void (*mbarrier_init)(uint64_t* barrier, uint32_t count);
+    void (*mbarrier_arrive)(uint64_t* barrier, uint32_t expected_bytes);
+    void (*mbarrier_wait)(uint64_t* barrier, uint32_t parity);
+    void (*tensor_load)(void* to, const void* map, uint32_t axes, const uint32_t* at, uint64_t* barrier);
 };

@@ -2,7 +2,9 @@
 //! seed.
 
 use crate::kernels::{Index, Kernel, Kernels, Lane};
+use crate::mbarrier::Mbarriers;
 use crate::shared::Shared;
+use crate::warpgroup::{Gathering as WholeGroup, WARPGROUP};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::Cell;
@@ -42,6 +44,8 @@ struct Warp {
 #[derive(Default)]
 struct Barrier {
     waiting: Vec<usize>,
+    /// Threads that count as there and went on.
+    passed: u32,
     expected: u32,
 }
 
@@ -73,7 +77,11 @@ pub struct Block {
     threads: Vec<Thread>,
     warps: Vec<Warp>,
     barriers: [Barrier; BARRIERS],
-    shared: Shared,
+    pub warpgroups: Vec<WholeGroup>,
+    pub mbarriers: Mbarriers,
+    pub shared: Shared,
+    /// Threads that run when no other can.
+    deferred: Vec<usize>,
     live: usize,
     running: usize,
     random: u64,
@@ -86,7 +94,10 @@ impl Block {
             threads: Vec::new(),
             warps: Vec::new(),
             barriers: Default::default(),
+            warpgroups: Vec::new(),
+            mbarriers: Mbarriers::default(),
             shared: Shared::new(),
+            deferred: Vec::new(),
             live: 0,
             running: 0,
             random: 0,
@@ -103,6 +114,7 @@ impl Block {
         while self.live > 0 && self.error.is_none() {
             match self.next_warp() {
                 Some(warp) => self.run_warp(warp, slot),
+                None if !self.deferred.is_empty() => self.resume_deferred(),
                 None => self.error = Some(self.deadlock()),
             }
         }
@@ -118,6 +130,10 @@ impl Block {
         if self.error.is_none() && !self.shared.intact() {
             self.error = Some("a write past the end of a shared object".into());
         }
+        let products = self.threads[..n].iter().any(|thread| thread.lane.products > 0);
+        if self.error.is_none() && (products || self.mbarriers.unfinished()) {
+            self.error = Some("a tensor copy or a wgmma that nobody waited for".into());
+        }
         self.error.take().map_or(Ok(()), |e| Err(format!("block {:?}: {e}", launch.grid.at(number))))
     }
 
@@ -129,6 +145,10 @@ impl Block {
         self.warps.clear();
         self.warps.resize_with(n.div_ceil(WARP), Warp::default);
         self.barriers = Default::default();
+        self.warpgroups.clear();
+        self.warpgroups.resize_with(n.div_ceil(WARPGROUP), WholeGroup::default);
+        self.mbarriers = Mbarriers::default();
+        self.deferred.clear();
         self.shared.start_block(launch.shared_bytes);
         (self.live, self.error) = (n, None);
         self.random = (launch.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_add(0xD1B5_4A32_D192_ED03);
@@ -138,6 +158,7 @@ impl Block {
             (lane.thread, lane.block) = (launch.block.at(i as u64), launch.grid.at(number));
             (lane.block_size, lane.grid_size) = (launch.block, launch.grid);
             (lane.copies, lane.groups) = (0, 0);
+            (lane.products, lane.product_groups, lane.fenced) = (0, 0, 0);
             let yielder: *mut *const Yielder<(), ()> = &mut thread.yielder;
             let stack = thread.stack.take().expect("given back by the last block");
             thread.coroutine = Some(Coroutine::with_stack(stack, move |y, ()| {
@@ -194,7 +215,8 @@ impl Block {
     fn open(&mut self, id: usize) {
         let barrier = &mut self.barriers[id];
         let expected = if barrier.expected == 0 { self.live } else { barrier.expected as usize };
-        if !barrier.waiting.is_empty() && barrier.waiting.len() >= expected {
+        if !barrier.waiting.is_empty() && barrier.waiting.len() + barrier.passed as usize >= expected {
+            barrier.passed = 0;
             for index in std::mem::take(&mut barrier.waiting) {
                 self.warps[index / WARP].ready |= 1 << (index % WARP);
             }
@@ -204,13 +226,41 @@ impl Block {
     /// Gives up the OS thread until this CUDA thread is ready again.
     ///
     /// SAFETY: called on the running coroutine's stack, with no reference into the block alive.
-    unsafe fn wait(block: *mut Block) {
+    pub unsafe fn wait(block: *mut Block) {
         // SAFETY: set when the coroutine started; the yielder lives as long as it. The reference ends before the switch.
         unsafe {
             let this = &*block;
             let yielder = this.threads[this.running].yielder;
             (*yielder).suspend(());
         }
+    }
+
+    /// Number of the thread that runs.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Makes a thread ready again.
+    pub fn wake(&mut self, index: usize) {
+        self.warps[index / WARP].ready |= 1 << (index % WARP);
+    }
+
+    /// Lets the thread that runs, and waits next, go on when no other can run.
+    pub fn defer(&mut self) {
+        self.deferred.push(self.running);
+    }
+
+    /// One of the threads that were put off.
+    fn resume_deferred(&mut self) {
+        let i = self.random() as usize % self.deferred.len();
+        let index = self.deferred.swap_remove(i);
+        self.wake(index);
+    }
+
+    /// Ends the launch with an error, once this thread waits or ends.
+    pub fn mistake(&mut self, what: String) {
+        let thread = self.threads[self.running].lane.thread;
+        self.error.get_or_insert_with(|| format!("thread {thread:?}: {what}"));
     }
 
     fn deadlock(&self) -> String {
@@ -222,8 +272,17 @@ impl Block {
         let at_collectives: Vec<String> = gatherings
             .map(|(w, g)| format!("warp {w}: lanes {:08x} of {:08x} at collective {}", g.arrived, g.mask, g.kind))
             .collect();
-        format!("deadlock of {} threads: {}", self.live, [at_barriers, at_collectives].concat().join("; "))
+        let groups = self.warpgroups.iter().enumerate().filter(|(_, group)| group.waiting() > 0);
+        let at_groups = groups.map(|(g, group)| format!("warpgroup {g}: {} of 128 threads", group.waiting())).collect();
+        let at_mbarriers = self.mbarriers.waiting().collect();
+        let all = [at_barriers, at_collectives, at_groups, at_mbarriers].concat();
+        format!("deadlock of {} threads: {}", self.live, all.join("; "))
     }
+}
+
+/// The block that this OS thread runs, or null.
+pub fn current() -> *mut Block {
+    CURRENT.get()
 }
 
 /// Block and thread that this OS thread runs, when it runs one.
@@ -296,6 +355,27 @@ pub extern "C" fn barrier(id: u32, threads: u32) {
     }
     // SAFETY: on the coroutine's stack; the reference above is gone.
     unsafe { Block::wait(block) };
+}
+
+/// Counts at a barrier and goes on; see `include/runtime.h`.
+pub extern "C" fn barrier_arrive(id: u32, threads: u32) {
+    // SAFETY: as in `gather`.
+    let this = unsafe { &mut *CURRENT.get() };
+    let barrier = &mut this.barriers[id as usize % BARRIERS];
+    (barrier.expected, barrier.passed) = (threads, barrier.passed + 1);
+    this.open(id as usize % BARRIERS);
+}
+
+/// The number of a place in shared memory.
+pub extern "C" fn shared_address(at: *const c_void) -> u32 {
+    // SAFETY: as in `gather`.
+    unsafe { (*CURRENT.get()).shared.address(at.cast()) }
+}
+
+/// The place in shared memory of that number.
+pub extern "C" fn shared_at(address: u32) -> *mut c_void {
+    // SAFETY: as in `gather`.
+    unsafe { (*CURRENT.get()).shared.at(address).cast() }
 }
 
 /// The block's shared object under `key`.

@@ -20,9 +20,13 @@ const LAUNCH_FAILED: Status = 719;
 /// Dynamic shared memory that a launch gets without asking for more.
 const SHARED_DEFAULT: u32 = 48 << 10;
 
-/// Most shared memory of a block: of the cards of a path, the smallest (7.5: 64 KiB; 8.6 and 8.9: 99 KiB).
+/// Most shared memory of a block: of the cards of a path, the smallest (7.5: 64 KiB; 8.6 and 8.9: 99 KiB; 9.0: 227 KiB).
 fn shared_limit() -> u32 {
-    if Kernels::get().compute_capability == 75 { 64 << 10 } else { 99 << 10 }
+    match Kernels::get().compute_capability {
+        75 => 64 << 10,
+        80 => 99 << 10,
+        _ => 227 << 10,
+    }
 }
 
 /// A `CUfunction`.

@@ -1,6 +1,7 @@
 //! The compiled kernels: a shared library per instruction path, opened once, and its interface (`include/runtime.h`).
 
-use crate::{block, setting};
+use crate::tensor_map::TensorMap;
+use crate::{block, mbarrier, setting, warpgroup};
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -38,6 +39,16 @@ pub struct Copy {
     group: u32,
 }
 
+/// `simt_product`: a wgmma in flight.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Product {
+    d: *mut f32,
+    descriptors: [u64; 2],
+    left: [u32; 4],
+    numbers: [u32; 6],
+}
+
 /// `simt_lane`: what a kernel knows of the thread that it runs as.
 #[repr(C)]
 pub struct Lane {
@@ -48,6 +59,10 @@ pub struct Lane {
     pub copies: u32,
     pub groups: u32,
     copy: [Copy; 256],
+    pub products: u32,
+    pub product_groups: u32,
+    pub fenced: u32,
+    product: [Product; 64],
 }
 
 impl Lane {
@@ -67,6 +82,15 @@ struct Runtime {
     shared: extern "C" fn(*const c_void, u64) -> *mut c_void,
     dynamic_shared: extern "C" fn() -> *mut c_void,
     fail: extern "C" fn(*const c_char),
+    gather_warpgroup: extern "C" fn(*mut c_void) -> *mut *mut c_void,
+    release_warpgroup: extern "C" fn(),
+    barrier_arrive: extern "C" fn(u32, u32),
+    shared_address: extern "C" fn(*const c_void) -> u32,
+    shared_at: extern "C" fn(u32) -> *mut c_void,
+    mbarrier_init: extern "C" fn(*mut u64, u32),
+    mbarrier_arrive: extern "C" fn(*mut u64, u32),
+    mbarrier_wait: extern "C" fn(*mut u64, u32),
+    tensor_load: extern "C" fn(*mut u8, *const TensorMap, u32, *const [u32; 4], *mut u64),
 }
 
 static RUNTIME: Runtime = Runtime {
@@ -76,6 +100,15 @@ static RUNTIME: Runtime = Runtime {
     shared: block::shared,
     dynamic_shared: block::dynamic_shared,
     fail: block::fail,
+    gather_warpgroup: warpgroup::gather,
+    release_warpgroup: warpgroup::release,
+    barrier_arrive: block::barrier_arrive,
+    shared_address: block::shared_address,
+    shared_at: block::shared_at,
+    mbarrier_init: mbarrier::init,
+    mbarrier_arrive: mbarrier::arrive,
+    mbarrier_wait: mbarrier::wait,
+    tensor_load: mbarrier::tensor_load,
 };
 
 /// A kernel: takes its parameter struct by address.
@@ -96,7 +129,8 @@ impl Kernels {
         KERNELS.get_or_init(|| match setting("RATOON_SIMT_ARCH", 80) {
             75 => Kernels::open(75, concat!(env!("OUT_DIR"), "/kernels_75.so")),
             80 => Kernels::open(80, concat!(env!("OUT_DIR"), "/kernels_80.so")),
-            other => panic!("RATOON_SIMT_ARCH: expected 75 or 80, found {other}"),
+            90 => Kernels::open(90, concat!(env!("OUT_DIR"), "/kernels_90.so")),
+            other => panic!("RATOON_SIMT_ARCH: expected 75, 80 or 90, found {other}"),
         })
     }
 

@@ -13,6 +13,7 @@
 //! | `memory.rs` | device buffers between guards |
 //! | `launch.rs` | a grid over the host's cores |
 //! | `block.rs` | the threads of one block: scheduling, barriers, collectives |
+//! | `warpgroup.rs`, `mbarrier.rs`, `tensor_map.rs` | compute capability 9.0: collectives of 128 threads, barriers in shared memory, tensor copies |
 //! | `segv.rs` | says which thread touched what it must not |
 //! | `shared.rs` | shared memory of one block |
 //! | `kernels.rs` | the compiled kernels and their interface (`include/runtime.h`) |
@@ -20,7 +21,7 @@
 //! | variable | meaning |
 //! |-|-|
 //! | `RATOON_SIMT_SEED` | order of threads and blocks; 0 |
-//! | `RATOON_SIMT_ARCH` | compute capability, 80 or 75; 80 |
+//! | `RATOON_SIMT_ARCH` | compute capability, 75, 80 or 90; 80 |
 //! | `RATOON_SIMT_MEMORY` | device memory in MiB; 4096 |
 
 mod block;
@@ -28,9 +29,12 @@ mod driver;
 mod driver_memory;
 mod kernels;
 mod launch;
+mod mbarrier;
 mod memory;
 mod segv;
 mod shared;
+mod tensor_map;
+mod warpgroup;
 
 /// A number from the environment.
 fn setting(name: &str, default: u64) -> u64 {

@@ -53,6 +53,23 @@ impl Shared {
         self.pages.bytes()[start..].as_mut_ptr()
     }
 
+    /// The number by which instructions of compute capability 9.0 name a place: its offset.
+    pub fn address(&mut self, at: *const u8) -> u32 {
+        (at as usize).wrapping_sub(self.pages.bytes().as_ptr() as usize) as u32
+    }
+
+    /// The place of that number.
+    pub fn at(&mut self, address: u32) -> *mut u8 {
+        self.pages.bytes()[address as usize % CAPACITY..].as_mut_ptr()
+    }
+
+    /// `len` bytes of the dynamic part.
+    pub fn range(&mut self, address: u32, len: usize) -> Option<&mut [u8]> {
+        let start = address as usize;
+        let inside = start >= CAPACITY - self.dynamic && start.checked_add(len)? <= CAPACITY;
+        inside.then(|| &mut self.pages.bytes()[start..start + len])
+    }
+
     /// Whether every object's guard zone is whole.
     pub fn intact(&mut self) -> bool {
         let bytes = self.pages.bytes();

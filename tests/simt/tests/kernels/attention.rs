@@ -1,29 +1,8 @@
 use crate::abi::{ATTENTION_SPLIT, attention_params};
+use crate::exact_attention::{Heads, error_of_lse, error_of_weight, exact, inputs, offsets};
 use crate::gpu::{Buffer, Gpu, in_every_schedule};
-use crate::numbers::{BF16, F32, assert_within, random_bf16, wide, wide32};
+use crate::numbers::{BF16, assert_within, wide, wide32};
 use std::ptr;
-
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    pub n_heads: usize,
-    pub n_kv_heads: usize,
-    pub head_dim: usize,
-}
-
-impl Heads {
-    pub fn group(self) -> usize {
-        self.n_heads / self.n_kv_heads
-    }
-
-    /// The kernel's size for this head_dim.
-    pub fn padded(self) -> usize {
-        [64, 80, 96, 128].into_iter().find(|&d| d >= self.head_dim).expect("at most 128")
-    }
-
-    pub fn scale(self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-}
 
 /// Head shapes: grouped, one for all, each its own, odd sizes; and lengths of sequences around blocks and splits.
 pub const CASES: [(Heads, &[usize]); 6] = [
@@ -34,12 +13,6 @@ pub const CASES: [(Heads, &[usize]); 6] = [
     (Heads { n_heads: 2, n_kv_heads: 2, head_dim: 128 }, &[3, 257]),
     (Heads { n_heads: 3, n_kv_heads: 1, head_dim: 7 }, &[9]),
 ];
-
-pub fn offsets(lens: &[usize]) -> Vec<u32> {
-    let mut offsets = vec![0];
-    lens.iter().for_each(|&n| offsets.push(offsets[offsets.len() - 1] + n as u32));
-    offsets
-}
 
 /// Packed sequences: output and log of the sum of exponentials.
 pub fn packed(heads: Heads, lens: &[usize], q: &[u16], k: &[u16], v: &[u16]) -> (Vec<u16>, Vec<f32>) {
@@ -91,54 +64,14 @@ fn launch(heads: Heads, lens: &[usize], params: &attention_params) {
     Gpu::get().launch(&format!("attention_{d}"), grid, 128, shared as u32, params);
 }
 
-/// Softmax weights, output and log of the sum of exponentials of every token and head, in f64.
-pub fn exact(heads: Heads, lens: &[usize], q: &[u16], k: &[u16], v: &[u16]) -> (Vec<f64>, Vec<f64>) {
-    let Heads { n_heads, n_kv_heads, head_dim } = heads;
-    let (q, k, v) = (wide(q), wide(k), wide(v));
-    let (mut y, mut lses) = (vec![0.0; q.len()], vec![]);
-    let mut start = 0;
-    for &n in lens {
-        for t in start..start + n {
-            for h in 0..n_heads {
-                let query = &q[(t * n_heads + h) * head_dim..][..head_dim];
-                let row = |x: usize| (x * n_kv_heads + h / heads.group()) * head_dim;
-                let score = |j: usize| query.iter().zip(&k[row(j)..]).map(|(q, k)| q * k).sum::<f64>();
-                let scores: Vec<f64> = (start..=t).map(|j| score(j) / (head_dim as f64).sqrt()).collect();
-                let sum: f64 = scores.iter().map(|s| s.exp()).sum();
-                for (j, s) in scores.iter().enumerate() {
-                    let values = &v[row(start + j)..][..head_dim];
-                    let y = &mut y[(t * n_heads + h) * head_dim..][..head_dim];
-                    y.iter_mut().zip(values).for_each(|(y, v)| *y += s.exp() / sum * v);
-                }
-                lses.push(sum.ln());
-            }
-        }
-        start += n;
-    }
-    (y, lses)
-}
-
-/// What a score may be off by: products of numbers below 1, then scale and logarithm's base.
-pub fn score_error(heads: Heads) -> f64 {
-    (heads.head_dim as f64 + 4.0) * F32 * (heads.head_dim as f64).sqrt()
-}
-
-pub fn inputs(heads: Heads, lens: &[usize]) -> [Vec<u16>; 3] {
-    let tokens = lens.iter().sum::<usize>();
-    let kv = tokens * heads.n_kv_heads * heads.head_dim;
-    [random_bf16(tokens * heads.n_heads * heads.head_dim, 1), random_bf16(kv, 2), random_bf16(kv, 3)]
-}
-
 #[test]
 fn packed_sequences_equal_f64() {
     for (heads, lens) in CASES {
         let [q, k, v] = inputs(heads, lens);
         let (y, lse) = packed(heads, lens, &q, &k, &v);
         let (want, want_lse) = exact(heads, lens, &q, &k, &v);
-        // A weight errs by twice a score's error, the rounding of an operand, and the exponential; values are below 1.
-        let weight = 2.0 * score_error(heads) + BF16 + 8.0 * F32;
-        assert_within(&format!("{heads:?}"), &wide(&y), &want, |i| weight + want[i].abs() * BF16);
-        assert_within("lse", &wide32(&lse), &want_lse, |i| 2.0 * score_error(heads) + (20.0 + want_lse[i].abs()) * F32);
+        assert_within(&format!("{heads:?}"), &wide(&y), &want, |i| error_of_weight(heads) + want[i].abs() * BF16);
+        assert_within("lse", &wide32(&lse), &want_lse, |i| error_of_lse(heads, want_lse[i]));
     }
 }
 

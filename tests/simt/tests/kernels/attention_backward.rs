@@ -1,7 +1,8 @@
 use crate::abi::attention_backward_params;
-use crate::attention::{CASES, Heads, inputs, offsets, packed, score_error};
+use crate::attention::{CASES, packed};
+use crate::exact_attention::{Heads, assert_gradients, inputs, offsets};
 use crate::gpu::{Gpu, in_every_schedule};
-use crate::numbers::{BF16, F32, assert_within, random_bf16, wide};
+use crate::numbers::random_bf16;
 
 /// dq, dk, dv.
 fn backward(heads: Heads, lens: &[usize], dy: &[u16], [q, k, v]: [&[u16]; 3]) -> [Vec<u16>; 3] {
@@ -44,45 +45,6 @@ fn backward(heads: Heads, lens: &[usize], dy: &[u16], [q, k, v]: [&[u16]; 3]) ->
     })
 }
 
-/// Gradients in f64, and for each element the sum of the absolute terms that it is made of, by which rounding is bounded.
-fn exact(heads: Heads, lens: &[usize], dy: &[u16], x: [&[u16]; 3]) -> [(Vec<f64>, Vec<f64>); 3] {
-    let Heads { n_heads, n_kv_heads, head_dim } = heads;
-    let (dy, [q, k, v]) = (wide(dy), x.map(wide));
-    let scale = 1.0 / (head_dim as f64).sqrt();
-    let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| (vec![0.0; x.len()], vec![0.0; x.len()]));
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let mut start = 0;
-    for &n in lens {
-        for t in start..start + n {
-            for h in 0..n_heads {
-                let at_q = (t * n_heads + h) * head_dim;
-                let (query, d_out) = (&q[at_q..at_q + head_dim], &dy[at_q..at_q + head_dim]);
-                let rows: Vec<usize> = (start..=t).map(|j| (j * n_kv_heads + h / heads.group()) * head_dim).collect();
-                let weights: Vec<f64> = rows.iter().map(|&r| (scale * dot(query, &k[r..r + head_dim])).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                let d_weights: Vec<f64> = rows.iter().map(|&r| dot(d_out, &v[r..r + head_dim])).collect();
-                let delta: f64 = weights.iter().zip(&d_weights).map(|(w, d)| w / sum * d).sum();
-                let size = d_weights.iter().fold(delta.abs(), |m, d| m.max(d.abs()));
-                for ((&r, w), d) in rows.iter().zip(&weights).zip(&d_weights) {
-                    let (p, ds) = (w / sum, w / sum * (d - delta) * scale);
-                    for i in 0..head_dim {
-                        let (term_q, term_k, term_v) = (ds * k[r + i], ds * query[i], p * d_out[i]);
-                        dq.0[at_q + i] += term_q;
-                        dk.0[r + i] += term_k;
-                        dv.0[r + i] += term_v;
-                        // The difference d - delta errs by its larger term.
-                        dq.1[at_q + i] += p * size * scale * k[r + i].abs();
-                        dk.1[r + i] += p * size * scale * query[i].abs();
-                        dv.1[r + i] += term_v.abs();
-                    }
-                }
-            }
-        }
-        start += n;
-    }
-    [dq, dk, dv]
-}
-
 #[test]
 fn gradients_equal_f64() {
     for (heads, lens) in CASES {
@@ -90,13 +52,7 @@ fn gradients_equal_f64() {
         let dy = random_bf16(q.len(), 4);
         let x = [&q[..], &k[..], &v[..]];
         let got = backward(heads, lens, &dy, x);
-        let want = exact(heads, lens, &dy, x);
-        for ((name, got), (want, size)) in ["dq", "dk", "dv"].iter().zip(&got).zip(&want) {
-            // A weight errs by its score and the log of the sum, and rounds to an operand; y in delta was rounded, dS is.
-            let relative = 4.0 * score_error(heads) + 3.0 * BF16 + 64.0 * F32;
-            let bound = |i: usize| size[i] * relative + want[i].abs() * BF16 + 1e-30;
-            assert_within(&format!("{name} {heads:?}"), &wide(got), want, bound);
-        }
+        assert_gradients(heads, lens, &dy, x, &got);
     }
 }
 

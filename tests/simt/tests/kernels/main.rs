@@ -8,6 +8,7 @@ mod abi;
 #[path = "../../../../src/ops/philox.rs"]
 mod philox;
 
+mod exact_attention;
 mod gpu;
 mod numbers;
 

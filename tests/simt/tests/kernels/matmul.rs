@@ -1,7 +1,7 @@
 use crate::abi;
 use crate::abi::matmul_params;
 use crate::gpu::{Gpu, in_every_schedule};
-use crate::numbers::{BF16, F32, assert_within, random, random_bf16, wide, wide32};
+use crate::numbers::{BF16, F32, assert_within, product, random, random_bf16, wide, wide32};
 
 /// Name, rows and columns of a tile, threads, shared memory.
 type Shape = (&'static str, usize, usize, u32, u32);
@@ -60,14 +60,6 @@ impl Product<'_> {
     }
 }
 
-/// Element (i, j) is at i * strides.0 + j * strides.1 of each operand.
-fn exact((m, n, k): (usize, usize, usize), a: &[u16], b: &[u16], layout: &str) -> Vec<f64> {
-    let (a, b) = (wide(a), wide(b));
-    let at_a = |i: usize, l: usize| if layout == "tn" { a[l * m + i] } else { a[i * k + l] };
-    let at_b = |l: usize, j: usize| if layout == "nt" { b[j * k + l] } else { b[l * n + j] };
-    (0..m * n).map(|e| (0..k).map(|l| at_a(e / n, l) * at_b(l, e % n)).sum()).collect()
-}
-
 /// What a chain of k products of numbers below 1 may be off by; half of an operand's last place where it is below 2^-14 and
 /// f16 cannot hold it.
 fn chain(k: usize) -> f64 {
@@ -80,7 +72,7 @@ fn every_layout_and_tile_equals_f64() {
     for (layout, shapes) in [("nt", &[LARGE, MEDIUM, SMALL][..]), ("nn", &[LARGE, MEDIUM]), ("tn", &[LARGE, MEDIUM])] {
         for size @ (m, n, k) in SIZES {
             let (a, b) = (random_bf16(m * k, 1), random_bf16(n * k, 2));
-            let want = exact(size, &a, &b, layout);
+            let want = product(layout, size, &a, &b);
             let mut first: Option<Vec<f32>> = None;
             for &shape in shapes {
                 let got = Product { layout, shape, size, a: &a, b: &b, bias: None }.f32(None);
@@ -100,24 +92,22 @@ fn bias_then_old_value_are_added_in_both_types() {
     for shape in [LARGE, MEDIUM, SMALL] {
         for size @ (m, n, k) in [(5, 24, 40), (3, 5, 7)] {
             let (a, b, bias) = (random_bf16(m * k, 1), random_bf16(n * k, 2), random_bf16(n, 3));
-            let product = Product { layout: "nt", shape, size, a: &a, b: &b, bias: Some(&bias) };
-            let mut want = exact(size, &a, &b, "nt");
+            let of = Product { layout: "nt", shape, size, a: &a, b: &b, bias: Some(&bias) };
+            let mut want = product("nt", size, &a, &b);
             want.iter_mut().enumerate().for_each(|(e, y)| *y += wide(&bias)[e % n]);
-            let got = product.bf16(None);
+            let got = of.bf16(None);
             assert_within("bias", &wide(&got), &want, |i| chain(k) + want[i].abs() * BF16 * 1.01);
 
             let before = random(m * n, 4);
             let want: Vec<f64> = want.iter().zip(&before).map(|(y, &old)| y + f64::from(old)).collect();
             // The sum and its terms round.
-            assert_within("added", &wide32(&product.f32(Some(&before))), &want, |_| {
-                chain(k) + 2.0 * (k + 2) as f64 * F32
-            });
+            assert_within("added", &wide32(&of.f32(Some(&before))), &want, |_| chain(k) + 2.0 * (k + 2) as f64 * F32);
             let before = random_bf16(m * n, 4);
-            let base = exact(size, &a, &b, "nt");
+            let base = product("nt", size, &a, &b);
             let want: Vec<f64> =
                 base.iter().enumerate().map(|(e, y)| y + wide(&bias)[e % n] + wide(&before)[e]).collect();
             let bound = |i: usize| chain(k) + 2.0 * (k + 2) as f64 * F32 + want[i].abs() * BF16;
-            assert_within("added", &wide(&product.bf16(Some(&before))), &want, bound);
+            assert_within("added", &wide(&of.bf16(Some(&before))), &want, bound);
         }
     }
 }

@@ -32,6 +32,14 @@ pub fn wide32(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
 }
 
+/// `a b` in f64 for a layout: `n` where k runs along the rows of `a`, or down the columns of `b`; `t` where it is the other way.
+pub fn product(layout: &str, (m, n, k): (usize, usize, usize), a: &[u16], b: &[u16]) -> Vec<f64> {
+    let (a, b) = (wide(a), wide(b));
+    let at_a = |i: usize, l: usize| if layout.starts_with('t') { a[l * m + i] } else { a[i * k + l] };
+    let at_b = |l: usize, j: usize| if layout.ends_with('t') { b[j * k + l] } else { b[l * n + j] };
+    (0..m * n).map(|e| (0..k).map(|l| at_a(e / n, l) * at_b(l, e % n)).sum()).collect()
+}
+
 /// Panics unless each element is within `bound(i)` of what it should be. NaN never is.
 pub fn assert_within(what: &str, got: &[f64], want: &[f64], bound: impl Fn(usize) -> f64) {
     assert_eq!(got.len(), want.len(), "{what}: length");
