@@ -1,16 +1,22 @@
-//! Models of the Hugging Face hub.
+//! Names of models on the Hugging Face hub.
 
 use crate::error::{Error, Result};
-use std::path::PathBuf;
+use std::fmt;
 use std::str::FromStr;
 
 /// `ORG/NAME[@REVISION]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repository {
-    owner: String,
-    name: String,
+    pub owner: String,
+    pub name: String,
     /// Branch, tag or commit; `main` when none is given.
-    revision: String,
+    pub revision: String,
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "hf:{}/{}@{}", self.owner, self.name, self.revision)
+    }
 }
 
 impl FromStr for Repository {
@@ -31,39 +37,13 @@ impl FromStr for Repository {
     }
 }
 
+#[cfg(feature = "hf-hub")]
+pub(super) use super::snapshot::resolve;
+
 #[cfg(not(feature = "hf-hub"))]
-pub(super) fn resolve(repository: &Repository) -> Result<PathBuf> {
-    let Repository { owner, name, revision } = repository;
-    let found = format!("hf:{owner}/{name}@{revision} in a build without it; build with `--features hf-hub`");
+pub(super) fn resolve(repository: &Repository) -> Result<std::path::PathBuf> {
+    let found = format!("{repository} in a build without it; build with `--features hf-hub`");
     Err(Error::usage("model", "a source that this build supports", found))
-}
-
-/// The files a model directory may need; weights in other formats stay on the hub.
-#[cfg(feature = "hf-hub")]
-const PATTERNS: [&str; 3] = ["*.json", "*.safetensors", "*.jinja"];
-
-#[cfg(feature = "hf-hub")]
-pub(super) fn resolve(repository: &Repository) -> Result<PathBuf> {
-    let Repository { owner, name, revision } = repository;
-    let failed = |e: hf_hub::HFError| Error::Program {
-        program: format!("hf:{owner}/{name}@{revision}"),
-        message: e.to_string(),
-    };
-    let offline = std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|v| matches!(v.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"));
-    crate::progress::line(&format!(
-        "hf:{owner}/{name}@{revision}: {}",
-        if offline { "from the cache" } else { "fetching" }
-    ));
-    let client = hf_hub::HFClientSync::new().map_err(failed)?;
-    client
-        .model(owner.as_str(), name.as_str())
-        .snapshot_download()
-        .revision(revision.as_str())
-        .allow_patterns(PATTERNS.map(String::from).to_vec())
-        .local_files_only(offline)
-        .send()
-        .map_err(failed)
 }
 
 #[cfg(test)]

