@@ -5,9 +5,8 @@ use crate::device::peak::{self, Peak};
 use crate::device::{Compute, DType, Device, Entry, Op, Tensor, Weights};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model::{Batch, KvCache, Llama, Workspace};
+use crate::model::{Batch, KvCache, Llama, PagedStep, Workspace};
 use crate::ops::gather::gather_rows;
-use crate::ops::paged_attention::PagedBatch;
 use crate::progress::Progress;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -224,25 +223,18 @@ impl<'a> Bench<'a> {
         let mut cache = KvCache::new(self.dev, config, batch * pages, PAGE)?;
         let mut ws = Workspace::new(self.dev, config, batch)?;
         let mut logits = self.dev.zeros(&[batch, config.vocab_size], DType::F32)?;
-        let page_table: Vec<u32> = (0..(batch * pages) as u32).collect();
-        let mut table = Tensor::zeros(&[batch, pages], DType::U32);
-        table.u32_mut().copy_from_slice(&page_table);
-        let cu_seqlens = Tensor::from_u32(&(0..=batch as u32).collect::<Vec<u32>>());
-        let ids = Tensor::from_u32(&spread_ids(batch, config.vocab_size));
+        let mut step = PagedStep::new(batch, batch, pages, PAGE);
+        let ids = spread_ids(batch, config.vocab_size);
+        let own_pages: Vec<u32> = (0..(batch * pages) as u32).collect();
         let test = if batch == 1 { format!("tg{n}") } else { format!("tg{n} b{batch}") };
         let row = self.measure(test, n * batch, || {
-            for step in 0..n {
+            for position in 0..n {
                 interrupt::check()?;
-                let positions = Tensor::from_u32(&vec![step as u32; batch]);
-                let slot = |sequence: usize| (sequence * pages * PAGE + step) as u32;
-                let slots = Tensor::from_u32(&(0..batch).map(slot).collect::<Vec<u32>>());
-                let paged = PagedBatch {
-                    cu_seqlens: &cu_seqlens,
-                    context_lens: &Tensor::from_u32(&vec![step as u32 + 1; batch]),
-                    page_table: &table,
-                    page_size: PAGE,
-                };
-                self.model.forward_paged(self.dev, &ids, &positions, &slots, &paged, &mut cache, &mut ws)?;
+                step.clear();
+                for (id, pages) in ids.chunks(1).zip(own_pages.chunks(pages)) {
+                    step.push(id, position, pages)?;
+                }
+                step.forward(self.dev, self.model, &mut cache, &mut ws)?;
                 self.model.logits(self.dev, &mut logits, &ws.hidden)?;
             }
             Ok(())

@@ -6,10 +6,12 @@
 //! | `perplexity.rs` | `perplexity` | the model without each run |
 //! | `magnitude.rs` | `magnitude` | sum of |W| of a block |
 //! | `taylor.rs` | `taylor` | sum of |W dL/dW| of a block |
+//! | `passes.rs` | | the data as forward passes |
 //! | `baseline.rs` | `random`, `first`, `last` | nothing: what the others have to beat |
 
 mod baseline;
 mod magnitude;
+mod passes;
 mod perplexity;
 mod residual;
 mod taylor;

@@ -1,9 +1,9 @@
 //! Perplexity of the data after each cut (Shortened LLaMA, Kim et al. 2024). One pass over the data for each candidate.
 
-use super::residual::passes;
+use super::passes::Passes;
 use crate::device::Device;
 use crate::error::Result;
-use crate::model::{Batch, Llama, Workspace};
+use crate::model::{Llama, Workspace};
 use crate::progress::Progress;
 
 /// `exp` of the mean negative log-likelihood of every token but the first of each sequence, without blocks `start..end`.
@@ -13,10 +13,7 @@ pub(super) fn perplexity(
     sequences: &[Vec<u32>],
     candidates: &[(usize, usize)],
 ) -> Result<Vec<f64>> {
-    let batches: Vec<Batch> = passes(sequences).into_iter().map(Batch::pack).collect();
-    let scored: usize = sequences.iter().map(|s| s.len().saturating_sub(1)).sum();
-    let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
-    let tokens: usize = batches.iter().map(Batch::tokens).sum();
+    let Passes { batches, tokens, longest, scored } = Passes::new(sequences);
     let mut ws = Workspace::new(dev, &model.config, longest)?;
     let progress = Progress::start("score", (tokens * candidates.len()) as u64, "tokens");
     candidates

@@ -4,16 +4,14 @@
 //! and of those only the last token of each sequence where that is what is asked for.
 
 use super::Tokens;
+use super::passes::Passes;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Llama, Workspace};
+use crate::model::{Llama, Workspace};
 use crate::ops::gather::gather_rows;
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-
-/// Tokens of one forward pass; several short sequences share a pass, none is split. Results do not depend on it.
-const PASS_TOKENS: usize = 1024;
 
 /// Mean angular distance arccos(cos) / pi, between 0 and 1, for each candidate `(start, end)`.
 pub(super) fn angular(
@@ -53,14 +51,12 @@ fn mean_over_tokens(
     let reach = candidates.iter().map(|(start, end)| end - start).max().unwrap_or(0) + 1;
     let mut sums = vec![0.0f64; candidates.len()];
     let mut count = 0usize;
-    let passes = passes(sequences);
-    let longest = passes.iter().map(|pass| pass.iter().map(Vec::len).sum()).max().unwrap_or(0);
-    let mut ws = Workspace::new(dev, &model.config, longest)?;
+    let passes = Passes::new(sequences);
+    let mut ws = Workspace::new(dev, &model.config, passes.longest)?;
     let hidden = model.config.hidden_size;
-    let progress = Progress::start("score", sequences.iter().map(|s| s.len() as u64).sum(), "tokens");
-    for pass in passes {
+    let progress = Progress::start("score", passes.tokens as u64, "tokens");
+    for batch in &passes.batches {
         crate::interrupt::check()?;
-        let batch = Batch::pack(pass);
         let rows: Vec<u32> = match tokens {
             Tokens::Last => batch.cu_seqlens.u32()[1..].iter().map(|&end| end - 1).collect(),
             Tokens::Mean => (0..batch.tokens() as u32).collect(),
@@ -69,7 +65,7 @@ fn mean_over_tokens(
         let mut ring: Vec<Vec<f32>> = vec![vec![0.0; rows.len() * hidden]; reach];
         let mut gathered = dev.zeros(&[rows.len(), hidden], dev.activation())?;
         let rows = Tensor::from_u32(&rows);
-        model.forward(dev, &batch, &mut ws, &mut |l, x| {
+        model.forward(dev, batch, &mut ws, &mut |l, x| {
             gather_rows(dev, &mut gathered, x, &rows)?;
             gathered.host()?.read_f32(0, &mut ring[l % reach]);
             let after = &ring[l % reach];
@@ -87,22 +83,6 @@ fn mean_over_tokens(
         return Err(Error::usage("--data", "at least one token", "none"));
     }
     Ok(sums.into_iter().map(|sum| sum / count as f64).collect())
-}
-
-/// Groups of consecutive sequences of at most [`PASS_TOKENS`] tokens, or one longer sequence.
-pub(super) fn passes(sequences: &[Vec<u32>]) -> Vec<&[Vec<u32>]> {
-    let (mut groups, mut start, mut tokens) = (Vec::new(), 0, 0);
-    for (i, sequence) in sequences.iter().enumerate() {
-        if i > start && tokens + sequence.len() > PASS_TOKENS {
-            groups.push(&sequences[start..i]);
-            (start, tokens) = (i, 0);
-        }
-        tokens += sequence.len();
-    }
-    if start < sequences.len() {
-        groups.push(&sequences[start..]);
-    }
-    groups
 }
 
 /// Cosine of the angle between two vectors, in double precision; exactly 1 for equal vectors, NaN when one is zero.
@@ -136,12 +116,5 @@ mod tests {
         assert_eq!(cosine(&[1.0, 0.0], &[0.0, 2.0]).acos() / std::f64::consts::PI, 0.5);
         let eighth = cosine(&[1.0, 0.0], &[3.0, 3.0]).acos() / std::f64::consts::PI;
         assert!((eighth - 0.25).abs() < 1e-15);
-    }
-
-    #[test]
-    fn passes_hold_every_sequence_once_in_order() {
-        let sequences: Vec<Vec<u32>> = [300, 700, 24, 1, 3000, 5].iter().map(|&n| vec![0; n]).collect();
-        let lens: Vec<Vec<usize>> = passes(&sequences).iter().map(|pass| pass.iter().map(Vec::len).collect()).collect();
-        assert_eq!(lens, [vec![300, 700, 24], vec![1], vec![3000], vec![5]]);
     }
 }

@@ -2,10 +2,10 @@
 //! to first order, if each weight of a block went to zero on its own.
 
 use super::magnitude::{CHUNK, projections};
-use super::residual::passes;
+use super::passes::Passes;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::model::{Activations, Batch, Gradients, Llama, Recompute};
+use crate::model::{Activations, Gradients, Llama, Recompute};
 use crate::progress::Progress;
 use rayon::prelude::*;
 
@@ -19,13 +19,10 @@ pub(super) fn taylor(
     sequences: &[Vec<u32>],
     candidates: &[(usize, usize)],
 ) -> Result<Vec<f64>> {
-    let batches: Vec<Batch> = passes(sequences).into_iter().map(Batch::pack).collect();
-    let scored: usize = sequences.iter().map(|s| s.len().saturating_sub(1)).sum();
+    let Passes { batches, tokens, longest, scored } = Passes::new(sequences);
     if scored == 0 {
         return Err(Error::usage("--data", "a sequence of two tokens or more", "none"));
     }
-    let longest = batches.iter().map(Batch::tokens).max().unwrap_or(0);
-    let tokens: usize = batches.iter().map(Batch::tokens).sum();
     let blocks: Vec<usize> = candidates.iter().flat_map(|&(start, end)| start..end).collect();
     let mut grads = Gradients::of_projections(dev, model, &blocks)?;
     let mut ws = Activations::new(dev, model, longest, Recompute::Block, grads.lowest_block())?;
