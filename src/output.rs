@@ -65,6 +65,28 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Re
     sync_dir(dir)
 }
 
+/// Keeps an output from taking the place of what it is made from: [`Error::Usage`] when `output` is one of the files or directories
+/// of `inputs`, or holds one.
+pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    // What does not exist is no input, and an output that does not exist holds none.
+    let Ok(target) = output.canonicalize() else { return Ok(()) };
+    match inputs.into_iter().find(|input| input.canonicalize().is_ok_and(|input| input.starts_with(&target))) {
+        None => Ok(()),
+        Some(input) => {
+            let found = format!("one that is or holds the input {}", input.display());
+            Err(Error::usage(format!("output {}", output.display()), "another path than its inputs", found))
+        }
+    }
+}
+
+/// The error for an output that would be a file where a directory stands.
+pub fn refuse_directory(output: &Path) -> Result<()> {
+    match output.is_dir() {
+        true => Err(Error::usage(format!("output {}", output.display()), "a file to write", "a directory")),
+        false => Ok(()),
+    }
+}
+
 /// Keeps what this program did not make from being replaced: [`Error::Usage`] for a file, and for a directory that holds
 /// something but neither a model, an adapter, a checkpoint nor one of this program's records.
 pub fn refuse_foreign(output: &Path) -> Result<()> {

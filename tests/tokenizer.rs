@@ -259,3 +259,76 @@ fn end_ids_are_one_id_or_a_list_and_nothing_else() {
         assert!(error.contains("generation_config.json: eos_token_id: expected a token id"), "{error}");
     }
 }
+
+/// Texts that are hard to cut, each repeated to many times what a few ids need: words, digits, white space of all kinds, special
+/// tokens and parts of such, characters of many bytes.
+fn long_texts() -> Vec<String> {
+    let parts = [
+        "Four score and seven years ago, our fathers' 1863 words. ",
+        "\n\n   \n \t  \r\n        ",
+        "1234567890",
+        "<|im_start|>user\nHi<|im_end|>\n<|im_e",
+        "naïve 東京 🦀 Ωmega e\u{301} ",
+        "    def f(x):\n        return x\n\n\n",
+        "...!!!???---\n\n",
+        "<|endoftext|>",
+        "\u{13}\u{4}\u{50000}",
+    ];
+    let mut texts: Vec<String> = parts.iter().map(|part| part.repeat(400_000 / part.len())).collect();
+    texts.push((0..40_000).map(|i| parts[(i * i + i / 7) % parts.len()]).collect::<String>());
+    texts
+}
+
+#[test]
+fn the_first_ids_of_a_long_text_are_those_of_all_of_it() {
+    let tokenizer = Tokenizer::load(&support::smollm2()).unwrap();
+    for text in long_texts() {
+        let whole = tokenizer.encode(&text, true).unwrap();
+        assert!(tokenizer.least_tokens(&text) > 0 && tokenizer.least_tokens(&text) <= whole.len());
+        for n in [0, 1, 2, 7, 100, 1000] {
+            let first = tokenizer.encode_first(&text, true, n).unwrap();
+            assert_eq!(first, whole[..n], "{n} of {:?}", &text[..20]);
+            let tail = tokenizer.tail(&text, n);
+            assert!(text.ends_with(tail) && tail.len() < text.len(), "{n} of {:?}", &text[..20]);
+            let last = tokenizer.encode(tail, true).unwrap();
+            assert!(last.len() > n, "{n} of {:?}", &text[..20]);
+        }
+        assert_eq!(tokenizer.encode_first(&text, true, usize::MAX).unwrap(), whole);
+        assert_eq!(tokenizer.tail(&text, text.len()), text);
+    }
+    assert_eq!(tokenizer.encode_first("a b", true, 9).unwrap(), tokenizer.encode("a b", true).unwrap());
+}
+
+#[test]
+fn a_tokenizer_that_may_drop_text_promises_no_number_of_ids() {
+    let text = "ab ".repeat(1000);
+    let complete = |change: &dyn Fn(&mut Value)| {
+        let mut json = small_tokenizer();
+        let alphabet = (0..=255u8).filter(|b| !matches!(b, b'a' | b'b' | 0xc3 | 0xa9));
+        // The byte-level alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and up in order.
+        let mut others = 0x100u32..;
+        for (id, byte) in (100..).zip(alphabet.map(u32::from)) {
+            let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+            let point = if printable { byte } else { others.next().unwrap() };
+            json["model"]["vocab"][char::from_u32(point).unwrap().to_string()] = id.into();
+        }
+        change(&mut json);
+        load(&[("tokenizer.json", json)]).1.unwrap().least_tokens(&text)
+    };
+    // The longest entry is `<s>`, of 3 bytes.
+    assert_eq!(complete(&|_| ()), 1000);
+    assert_eq!(complete(&|json| json["normalizer"] = json!({"type": "Prepend", "prepend": "_"})), 1000);
+    // A byte without an id: text of it is dropped.
+    assert_eq!(complete(&|json| drop(json["model"]["vocab"].as_object_mut().unwrap().remove("z"))), 1000);
+    assert_eq!(complete(&|json| drop(json["model"]["vocab"].as_object_mut().unwrap().remove("Ġ"))), 667);
+    let changes: [&dyn Fn(&mut Value); 5] = [
+        &|json| json["added_tokens"][0]["lstrip"] = true.into(),
+        &|json| json["normalizer"] = json!({"type": "NFC"}),
+        &|json| json["normalizer"] = json!({"type": "Replace", "pattern": {"String": " "}, "content": ""}),
+        &|json| json["normalizer"] = json!({"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}),
+        &|json| json["pre_tokenizer"] = json!({"type": "WhitespaceSplit"}),
+    ];
+    for (i, change) in changes.into_iter().enumerate() {
+        assert_eq!(complete(change), 0, "change {i}");
+    }
+}

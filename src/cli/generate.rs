@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 /// Generate text for a file of prompts, or for one prompt.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon generate SmolLM2 --input prompts.jsonl -o out.jsonl --max-tokens 128\n  \
+#[command(after_help = "Examples:\n  ratoon generate SmolLM2 --input prompts.jsonl -o out.jsonl --max-tokens 128\n  \
                         ratoon generate SmolLM2 --message \"What is a ratoon?\"\n\n\
                         Rows: {\"prompt\"}, {\"messages\"} or OpenAI batch lines. Results come in input order; the same command \
                         goes on where a killed one stopped. The tokens do not depend on batch, chunk or page size.")]
@@ -23,7 +23,7 @@ pub struct Args {
     #[command(flatten)]
     what: What,
     /// The result file to write, with --input.
-    #[arg(short, long, value_name = "JSONL", requires = "input")]
+    #[arg(short, long, value_name = "JSONL", conflicts_with_all = ["prompt", "message"])]
     output: Option<PathBuf>,
     /// Sampling temperature; 0 is greedy.
     #[arg(long, default_value_t = 0.0)]
@@ -46,10 +46,10 @@ pub struct Args {
     #[arg(long)]
     stop: Vec<String>,
     /// Only the first rows.
-    #[arg(long, value_name = "ROWS")]
+    #[arg(long, value_name = "ROWS", conflicts_with_all = ["prompt", "message"])]
     limit: Option<usize>,
     /// Only the rows of one part of so many, divided by row id: 0/4 to 3/4. `ratoon join` puts the results together.
-    #[arg(long, value_name = "I/N", default_value_t = Shard::ALL, requires = "input")]
+    #[arg(long, value_name = "I/N", default_value_t = Shard::ALL, conflicts_with_all = ["prompt", "message"])]
     shard: Shard,
     /// What to do with a prompt that is longer than the model's context.
     #[arg(long, value_enum, default_value = "error")]
@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long)]
     prompt_logprobs: bool,
     /// Replace the output, or start it again.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["prompt", "message"])]
     overwrite: bool,
     #[command(flatten)]
     engine: EngineArgs,
@@ -96,6 +96,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         logit_bias: args.logit_bias,
         stop: args.stop,
         logprobs: Logprobs { output: args.logprobs, top: args.top_logprobs, prompt: args.prompt_logprobs },
+        name: "the prompt".into(),
         ..Request::new(0, Vec::new(), args.max_tokens)
     };
     if let (Some(input), Some(output)) = (args.what.input, args.output) {

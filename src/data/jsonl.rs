@@ -1,6 +1,7 @@
 //! JSON lines: one object a line. CRLF, a byte-order mark and blank lines are accepted.
 
 use crate::error::{Error, Result};
+use crate::model::json::reason;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -95,12 +96,6 @@ fn parse(line: &[u8]) -> Result<Map<String, Value>, (&'static str, String)> {
         }
         Err(e) => Err((OBJECT, format!("{} at column {}", reason(&e), e.column()))),
     }
-}
-
-/// The parser's reason without its "at line 1 column N": the line is the file's, not the parser's.
-fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_string()
 }
 
 impl Iterator for Lines {

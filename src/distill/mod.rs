@@ -22,6 +22,7 @@ use crate::generate::{
     EngineOptions, OnOverflow, Request, Runtime, Sampling, Shard, Stats, generate, provenance, stream_of,
 };
 use crate::model::Message;
+use crate::output::refuse_inputs;
 use select::Reason;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -93,6 +94,10 @@ pub fn distill(dev: &Device, options: &DistillOptions) -> Result<DistillReport> 
     let start = Instant::now();
     let (tokens_before, flops_before) = (dev.ledger().tokens(), dev.ledger().flops());
     options.sampling.validate()?;
+    let DistillOptions { model, adapter, draft, data, output, .. } = options;
+    let template_file = Path::new(&options.template);
+    let inputs = [model, data].into_iter().chain(adapter).chain(draft).map(PathBuf::as_path);
+    refuse_inputs(output, inputs.chain([template_file]))?;
     let template = Template::load(&options.template)?;
     let read = ReadOptions { limit: options.limit, id_field: options.id_field.clone(), allow_torn_tail: false };
     let mut rows = data::read(&options.data, &read)?;
@@ -195,11 +200,21 @@ fn rewrite(
     let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?
         .with_draft(dev, options.draft.as_deref())?;
     let (mut requests, mut openings, mut row_of) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, (row, task)) in rows.iter().zip(tasks).enumerate().filter(|(index, _)| lines[*index].is_null()) {
+    for (index, (row, task)) in rows.iter().zip(tasks).enumerate() {
+        if !lines[index].is_null() {
+            continue;
+        }
         let rendered = template.render(task.instruction, task.reference, task.system())?;
-        let ids = prompt(&runtime, &rendered.conversation(task.earlier), &rendered.prefill)?;
+        let (text, special) = prompt(&runtime, &rendered.conversation(task.earlier), &rendered.prefill)?;
+        if runtime.tokenizer.least_tokens(&text) >= runtime.model.config.max_position_embeddings {
+            lines[index] = line(row, None, Reason::Error, 0);
+            out.push(index, &lines[index])?;
+            continue;
+        }
+        let ids = runtime.tokenizer.encode(&text, special)?;
         let request = Request::new(stream_of(&row.id, 0), ids, options.max_tokens);
-        requests.push(Request { sampling: options.sampling, ..request });
+        let name = format!("row {} (line {})", row.id, row.line);
+        requests.push(Request { name, sampling: options.sampling, ..request });
         openings.push(rendered.prefill);
         row_of.push(index);
     }
@@ -213,13 +228,14 @@ fn rewrite(
     })
 }
 
-/// The ids to continue. A model without a chat template gets the turns as plain paragraphs.
-fn prompt(runtime: &Runtime, conversation: &[Message], prefill: &str) -> Result<Vec<u32>> {
+/// The text to continue, and whether special tokens are put around it. A model without a chat template gets the turns as plain
+/// paragraphs.
+fn prompt(runtime: &Runtime, conversation: &[Message], prefill: &str) -> Result<(String, bool)> {
     if runtime.template.is_some() {
-        return runtime.chat_prompt(conversation, prefill);
+        return Ok((runtime.render_chat(conversation)? + prefill, false));
     }
     let text: String = conversation.iter().map(|m| format!("{}\n\n", m.content)).collect();
-    runtime.tokenizer.encode(&(text + prefill), true)
+    Ok((text + prefill, true))
 }
 
 /// A line of the result: the row in its form, with the rewrite in the answer's place where it is kept.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const BUILT_IN: [(&str, &str); 2] =
     [("math", include_str!("templates/math.toml")), ("general", include_str!("templates/general.toml"))];
 
-/// Steps a text may take: some 10,000 times what the built-in ones need.
+/// Steps a text may take, beside one for each byte of the row: some 10,000 times what the built-in ones need.
 const FUEL: u64 = 1_000_000;
 
 #[derive(Deserialize)]
@@ -48,6 +48,11 @@ impl Template {
         let path = PathBuf::from(name);
         match BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             Some((_, source)) => Template::parse(source, &path),
+            None if !path.exists() => Err(Error::usage(
+                "--template",
+                "math, general or a template file",
+                format!("{name:?}, which does not exist"),
+            )),
             None => Template::parse(&read_text(&path)?, &path),
         }
     }
@@ -73,7 +78,8 @@ impl Template {
     pub fn render(&self, instruction: &str, reference: &str, system: &str) -> Result<Rendered> {
         let mut env = Environment::new();
         env.set_undefined_behavior(UndefinedBehavior::Strict);
-        env.set_fuel(Some(FUEL));
+        let row = instruction.len() + reference.len() + system.len();
+        env.set_fuel(Some(FUEL + row as u64));
         let fill = |key: &str, text: &str| {
             env.render_str(text, context! { instruction, reference, system }).map_err(|e| {
                 let expected = "Jinja that uses instruction, reference and system";

@@ -123,8 +123,8 @@ pub fn evaluate(dev: &Device, options: &EvalOptions) -> Result<EvalReport> {
         recovery_percent: None,
     };
     if !options.perplexity.is_empty() {
-        let mut ids = model.tokenizer.encode(&read_texts(&options.perplexity)?, true)?;
-        ids.truncate(options.limit_tokens.unwrap_or(usize::MAX));
+        let limit = options.limit_tokens.unwrap_or(usize::MAX);
+        let ids = model.tokenizer.encode_first(&read_texts(&options.perplexity)?, true, limit)?;
         let measure = |subject: &Runtime| {
             perplexity(dev, &subject.model, &ids, options.window)?.with_bytes(&ids, &subject.tokenizer)
         };

@@ -9,9 +9,10 @@ pub enum OnOverflow {
     /// End with an error before anything is generated.
     #[default]
     Error,
-    /// Leave the request out; it ends as [`Finish::Dropped`](super::Finish::Dropped) and is counted.
+    /// Leave the request out; it ends as `dropped` and is counted.
     Drop,
-    /// Leave out the start of the prompt, so that `max_tokens` (or half the context, if that is less) fit; counted.
+    /// Leave out the start of the prompt, so that `max_tokens` (or half the context, if that is less) fit; counted. Of a text of
+    /// more than 1 MiB only its end is tokenized.
     Truncate,
 }
 

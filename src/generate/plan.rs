@@ -33,7 +33,7 @@ pub(super) fn sequences<'a>(
     {
         let count = requests.iter().filter(|r| too_long(r)).count();
         return Err(Error::usage(
-            format!("request {first}"),
+            requests[first].called(first),
             format!("a prompt of fewer than {context} tokens (the model's context), or --on-overflow drop|truncate"),
             format!("{} tokens; {count} of {} prompts are too long", requests[first].prompt.len(), requests.len()),
         ));
@@ -61,7 +61,7 @@ pub(super) fn sequences<'a>(
 }
 
 fn check(index: usize, request: &Request, vocab: usize) -> Result<()> {
-    let wrong = |expected: &str, found: String| Err(Error::usage(format!("request {index}"), expected, found));
+    let wrong = |expected: &str, found: String| Err(Error::usage(request.called(index), expected, found));
     let vocabulary = format!("ids below {vocab} (the model's vocabulary; do tokenizer and model belong together?)");
     request.sampling.validate()?;
     if request.prompt.is_empty() {
@@ -131,7 +131,7 @@ impl Plan {
         if longest * page_bytes > budget {
             let tokens = waiting.iter().map(|s| s.most_tokens).max().unwrap_or(0);
             return Err(Error::Budget {
-                what: format!("the keys and values of one request of {tokens} tokens"),
+                what: format!("the cache of keys and values for one request of {tokens} tokens"),
                 needed: longest * page_bytes,
                 available: budget,
                 instead: "raise --kv-memory, or lower --max-tokens or --chunk-tokens".into(),

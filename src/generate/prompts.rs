@@ -3,7 +3,8 @@
 //! A row is `{"prompt": TEXT or ids or messages}`, `{"messages": [...]}` or a line of an OpenAI batch
 //! (`custom_id, method, url, body`); the last two go through the model's chat template. The result of a plain row is
 //! `{"id", "completion", "finish_reason", "usage"}`, or with several samples `{"id", "completions": [...], "usage"}`; that of a
-//! batch line is what the batch interface answers.
+//! batch line is what the batch interface answers. Of a prompt that was too long, `truncated_tokens` were left out at its start, and
+//! before these `truncated_bytes` of its text that were certainly outside the context and so never encoded.
 
 use super::batch_line::{self, BatchLine};
 use super::resume::{self, Opened};
@@ -12,6 +13,8 @@ use super::{Completion, EngineOptions, Finish, OnOverflow, Request, Shard, Stats
 use crate::data;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::model::tokenizer::CHEAP_BYTES;
+use crate::output::refuse_inputs;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,6 +65,8 @@ struct Row {
     id: String,
     /// `None` for a plain row.
     batch: Option<BatchLine>,
+    /// Bytes at the start of the prompt's text that were not encoded.
+    cut_bytes: usize,
     /// One request a sample; a sentence when the row asks for something that is not supported.
     samples: std::result::Result<Vec<Request>, String>,
 }
@@ -70,6 +75,8 @@ struct Row {
 /// that is too long (unless dropped or truncated), another output there already. A batch line that asks for what is not
 /// supported gets an `error` of its own instead.
 pub fn generate_file(dev: &Device, options: &GenerateOptions) -> Result<GenerateReport> {
+    let GenerateOptions { model, adapter, draft, input, output, .. } = options;
+    refuse_inputs(output, [model, input].into_iter().chain(adapter).chain(draft).map(PathBuf::as_path))?;
     let runtime = Runtime::load_adapted(dev, &options.model, options.adapter.as_deref())?
         .with_draft(dev, options.draft.as_deref())?;
     let rows = read(&runtime, options)?;
@@ -161,7 +168,6 @@ fn finish_of(line: &Value) -> String {
 fn read(runtime: &Runtime, options: &GenerateOptions) -> Result<Vec<Row>> {
     let (path, mut seen, mut rows) = (&options.input, BTreeMap::new(), Vec::new());
     let mut objects = data::objects(path, false)?;
-    let context = runtime.model.config.max_position_embeddings;
     while options.limit.is_none_or(|limit| seen.len() < limit) {
         let Some(object) = objects.next() else { break };
         let (line, fields) = object?;
@@ -172,19 +178,7 @@ fn read(runtime: &Runtime, options: &GenerateOptions) -> Result<Vec<Row>> {
         if !options.shard.contains(&id) {
             continue;
         }
-        let row = prepare(runtime, options, &fields, path, &at, line, id)?;
-        let tokens = row.samples.as_ref().ok().and_then(|samples| samples.first()).map(|first| first.prompt.len());
-        let expected = match tokens {
-            Some(0) => "a prompt of at least one token".to_string(),
-            Some(n) if n >= context && options.engine.on_overflow == OnOverflow::Error => {
-                format!("a prompt of fewer than {context} tokens, or --on-overflow drop|truncate")
-            }
-            _ => {
-                rows.push(row);
-                continue;
-            }
-        };
-        return Err(Error::format(path, at, expected, format!("{} tokens", tokens.unwrap_or(0))));
+        rows.push(prepare(runtime, options, &fields, path, &at, line, id)?);
     }
     Ok(rows)
 }
@@ -209,25 +203,58 @@ fn prepare(
     if let (Some(batch), Some(body)) = (&batch, body)
         && let Err(message) = batch.parameters(body, &mut request, &mut n)
     {
-        return Ok(Row { line, id, batch: None, samples: Err(message) });
+        return Ok(Row { line, id, batch: None, cut_bytes: 0, samples: Err(message) });
     }
-    request.prompt = prompt(runtime, body.unwrap_or(fields), path, at)?;
+    request.name = format!("row {id} (line {line})");
+    let context = runtime.model.config.max_position_embeddings;
+    let refuses = options.engine.on_overflow == OnOverflow::Error;
+    let too_long = |found: String| {
+        let expected = format!("a prompt of fewer than {context} tokens, or --on-overflow drop|truncate");
+        Err(Error::format(path, at, expected, format!("{found} tokens")))
+    };
+    let mut cut_bytes = 0;
+    request.prompt = match prompt(runtime, body.unwrap_or(fields), path, at)? {
+        Prompt::Ids(ids) => ids,
+        Prompt::Text(text, special) => {
+            // What is certainly outside the context is not encoded.
+            let long = text.len() > CHEAP_BYTES;
+            let least = if long { runtime.tokenizer.least_tokens(&text) } else { 0 };
+            if least >= context && refuses {
+                return too_long(format!("{least} or more"));
+            }
+            let read = if long && request.max_tokens > 0 { runtime.tokenizer.tail(&text, context) } else { &text };
+            cut_bytes = text.len() - read.len();
+            runtime.tokenizer.encode(read, special)?
+        }
+    };
+    match request.prompt.len() {
+        0 => return Err(Error::format(path, at, "a prompt of at least one token", "0 tokens")),
+        n if n >= context && refuses => return too_long(n.to_string()),
+        _ => {}
+    }
     let samples = (0..n).map(|sample| Request { id: stream_of(&id, sample), ..request.clone() }).collect();
-    Ok(Row { line, id, batch, samples: Ok(samples) })
+    Ok(Row { line, id, batch, cut_bytes, samples: Ok(samples) })
 }
 
-/// Token ids of a row's `messages` or `prompt`.
-fn prompt(runtime: &Runtime, fields: &Map<String, Value>, path: &Path, at: &str) -> Result<Vec<u32>> {
+/// A row's prompt: ids as they are given, or text and whether special tokens are put around it.
+enum Prompt {
+    Ids(Vec<u32>),
+    Text(String, bool),
+}
+
+/// The prompt that a row's `messages` or `prompt` is.
+fn prompt(runtime: &Runtime, fields: &Map<String, Value>, path: &Path, at: &str) -> Result<Prompt> {
+    let chat = |key: &str, list: &Value| -> Result<Prompt> {
+        Ok(Prompt::Text(runtime.render_chat(&data::messages(path, at, key, list)?)?, false))
+    };
     let keys = || fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     match (fields.get("messages"), fields.get("prompt")) {
-        (Some(messages), _) => runtime.chat_prompt(&data::messages(path, at, "messages", messages)?, ""),
-        (None, Some(Value::String(text))) => runtime.tokenizer.encode(text, true),
-        (None, Some(list @ Value::Array(items))) if items.first().is_some_and(Value::is_object) => {
-            runtime.chat_prompt(&data::messages(path, at, "prompt", list)?, "")
-        }
+        (Some(messages), _) => chat("messages", messages),
+        (None, Some(Value::String(text))) => Ok(Prompt::Text(text.clone(), true)),
+        (None, Some(list @ Value::Array(items))) if items.first().is_some_and(Value::is_object) => chat("prompt", list),
         (None, Some(Value::Array(items))) => {
             let ids = items.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
-            ids.collect::<Option<Vec<u32>>>().ok_or_else(|| {
+            ids.collect::<Option<Vec<u32>>>().map(Prompt::Ids).ok_or_else(|| {
                 let found = "a list of something else";
                 Error::format(path, format!("{at}, field \"prompt\""), "text, token ids or messages", found)
             })
@@ -238,15 +265,17 @@ fn prompt(runtime: &Runtime, fields: &Map<String, Value>, path: &Path, at: &str)
 
 /// The result line of a row.
 fn result(row: &Row, samples: &[Completion], runtime: &Runtime) -> Result<Value> {
-    let (prompt_tokens, truncated) = samples.first().map_or((0, 0), |first| (first.prompt_tokens, first.truncated));
+    let dropped = samples.iter().any(|sample| sample.finish == Finish::Dropped);
+    let (read, truncated) = samples.first().map_or((0, 0), |first| (first.prompt_tokens, first.truncated));
+    let prompt_tokens = if dropped { 0 } else { read };
     let completion_tokens: usize = samples.iter().map(|sample| sample.ids.len()).sum();
     let total_tokens = prompt_tokens + completion_tokens;
     let usage =
         json!({"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total_tokens});
-    let dropped = samples.iter().any(|sample| sample.finish == Finish::Dropped);
     if let Some(batch) = &row.batch {
         if dropped {
-            let message = format!("the prompt has {prompt_tokens} tokens");
+            let more = if row.cut_bytes > 0 { " or more" } else { "" };
+            let message = format!("the prompt has {read}{more} tokens");
             return Ok(batch_line::refusal(&row.id, row.line, "context_length_exceeded", &message));
         }
         let prompt = row.samples.iter().flatten().next().map_or(&[] as &[u32], |first| &first.prompt[truncated..]);
@@ -261,6 +290,9 @@ fn result(row: &Row, samples: &[Completion], runtime: &Runtime) -> Result<Value>
         fields.insert("usage".into(), usage);
         if truncated > 0 {
             fields.insert("truncated_tokens".into(), json!(truncated));
+        }
+        if row.cut_bytes > 0 && !dropped {
+            fields.insert("truncated_bytes".into(), json!(row.cut_bytes));
         }
     }
     Ok(line)

@@ -7,6 +7,8 @@ use crate::ops::sample::Sampling;
 pub struct Request {
     /// Number of its random stream; see [`stream_of`].
     pub id: u64,
+    /// What errors call it; empty: its index in the call.
+    pub name: String,
     /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
     /// Most tokens to generate.
@@ -26,6 +28,7 @@ impl Request {
     pub fn new(id: u64, prompt: Vec<u32>, max_tokens: usize) -> Request {
         Request {
             id,
+            name: String::new(),
             prompt,
             max_tokens,
             sampling: Sampling::GREEDY,
@@ -33,6 +36,11 @@ impl Request {
             stop: Vec::new(),
             logprobs: Logprobs::default(),
         }
+    }
+
+    /// What errors call the request at `index`.
+    pub(super) fn called(&self, index: usize) -> String {
+        if self.name.is_empty() { format!("request {index}") } else { self.name.clone() }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::ops::sample::{Draw, Drawn, Proposal, Verification};
 pub(super) struct Sequence<'a> {
     pub index: usize,
     pub request: &'a Request,
+    /// What errors call it.
+    name: String,
     /// Prompt and generated ids; during a step of speculative decoding, proposals behind them.
     pub ids: Vec<u32>,
     pub prompt_tokens: usize,
@@ -40,6 +42,7 @@ impl<'a> Sequence<'a> {
         Sequence {
             index,
             request,
+            name: request.called(index),
             ids: prompt.to_vec(),
             prompt_tokens: prompt.len(),
             truncated: request.prompt.len() - prompt.len(),
@@ -80,6 +83,7 @@ impl<'a> Sequence<'a> {
         Draw {
             sampling: self.request.sampling,
             request: self.request.id,
+            name: &self.name,
             position: position as u32,
             logit_bias: &self.request.logit_bias,
             seen: &self.ids[..position],

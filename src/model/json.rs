@@ -13,7 +13,13 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     refuse_lfs_pointer(path, &bytes)?;
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     serde_json::from_slice(text)
-        .map_err(|e| Error::format(path, format!("line {} column {}", e.line(), e.column()), "JSON", e.to_string()))
+        .map_err(|e| Error::format(path, format!("line {} column {}", e.line(), e.column()), "JSON", reason(&e)))
+}
+
+/// What a parser found, without its own words for the place.
+pub fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_string()
 }
 
 /// Reads a JSON object.

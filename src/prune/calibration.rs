@@ -50,7 +50,8 @@ impl Calibration {
         }
         let tokenizer = Tokenizer::load(dir)?;
         let calibration = if path.extension().is_some_and(|e| e == "txt") {
-            let ids = tokenizer.encode(&read_text(path)?, true)?;
+            let wanted = options.samples.saturating_mul(options.sample_tokens);
+            let ids = tokenizer.encode_first(&read_text(path)?, true, wanted)?;
             let windows = ids.chunks_exact(options.sample_tokens).take(options.samples);
             let calibration = Calibration::new(windows.map(<[u32]>::to_vec).collect());
             if calibration.samples == 0 {
@@ -59,7 +60,7 @@ impl Calibration {
             }
             calibration
         } else {
-            Calibration::from_rows(read_rows(dir, path, &tokenizer, options.samples)?, options.sample_tokens)
+            Calibration::from_rows(read_rows(dir, path, &tokenizer, options)?, options.sample_tokens)
         };
         if calibration.samples == 0 {
             return Err(Error::format(path, "rows", "at least one with text", format!("{} empty", calibration.empty)));
@@ -82,14 +83,16 @@ impl Calibration {
     }
 }
 
-fn read_rows(dir: &Path, path: &Path, tokenizer: &Tokenizer, samples: usize) -> Result<Vec<Vec<u32>>> {
+fn read_rows(dir: &Path, path: &Path, tokenizer: &Tokenizer, options: CalibrationOptions) -> Result<Vec<Vec<u32>>> {
     let template = ChatTemplate::load(dir)?;
-    let rows = data::read(path, &ReadOptions { limit: Some(samples), ..ReadOptions::default() })?;
+    let rows = data::read(path, &ReadOptions { limit: Some(options.samples), ..ReadOptions::default() })?;
+    // One more than is kept, which says that the row is longer.
+    let some = options.sample_tokens.saturating_add(1);
     let encode = |row: data::Row| match row.example {
-        Example::Text(text) => tokenizer.encode(&text, true),
-        Example::Completion { prompt, completion } => tokenizer.encode(&(prompt + &completion), true),
+        Example::Text(text) => tokenizer.encode_first(&text, true, some),
+        Example::Completion { prompt, completion } => tokenizer.encode_first(&(prompt + &completion), true, some),
         Example::Chat(messages) => match &template {
-            Some(template) => tokenizer.encode(&template.render(&messages, false)?, false),
+            Some(template) => tokenizer.encode_first(&template.render(&messages, false)?, false, some),
             None => {
                 Err(Error::unsupported(path, "a conversation for a model without chat template", "{text} rows are"))
             }

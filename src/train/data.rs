@@ -4,10 +4,13 @@ use super::trainer::count_targets;
 use crate::data::{Example, Row};
 use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::model::tokenizer::CHEAP_BYTES;
 use crate::model::{Batch, ChatTemplate, GenerationConfig, Tokenizer};
 use crate::ops::log_probs::IGNORE;
 use crate::ops::philox;
+use crate::progress::Progress;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// What happens to a row that is longer than `max_length`.
@@ -18,7 +21,7 @@ pub enum OnOverflow {
     Error,
     /// The row is left out and counted.
     Drop,
-    /// The row is cut at its end and counted.
+    /// The row is cut at its end and counted. Of a row of more than 1 MiB only the part that is kept is tokenized.
     Truncate,
 }
 
@@ -118,14 +121,13 @@ impl Encoder {
         completion
     }
 
-    /// Prompt and completion ids of a row.
-    fn encode(&self, path: &Path, row: &Row) -> Result<(Vec<u32>, Vec<u32>)> {
+    /// What a row's prompt and completion are encoded from.
+    fn texts<'a>(&self, path: &Path, row: &'a Row) -> Result<Texts<'a>> {
         let place = || format!("row {} (line {})", row.id, row.line);
         match &row.example {
-            Example::Text(text) => Ok((Vec::new(), self.finish(self.tokenizer.encode(text, true)?))),
+            Example::Text(text) => Ok(Texts { prompt: None, completion: text.into(), chat: false }),
             Example::Completion { prompt, completion } => {
-                let prompt = self.tokenizer.encode(prompt, true)?;
-                Ok((prompt, self.finish(self.tokenizer.encode(completion, false)?)))
+                Ok(Texts { prompt: Some(prompt.into()), completion: completion.into(), chat: false })
             }
             Example::Chat(messages) => {
                 let template = self.template.as_ref().ok_or_else(|| {
@@ -141,10 +143,49 @@ impl Encoder {
                     let expected = "a chat template that only appends when the answer is added";
                     return Err(Error::format(path, place(), expected, "one that changes what came before"));
                 };
-                let prompt = self.tokenizer.encode(&prompt, false)?;
-                Ok((prompt, self.finish(self.tokenizer.encode(rest, false)?)))
+                let completion = rest.to_string().into();
+                Ok(Texts { prompt: Some(prompt.into()), completion, chat: true })
             }
         }
+    }
+
+    /// A number of tokens that the row certainly has, without encoding it. Of a completion with end-of-text tokens only what
+    /// stands before the first one certainly counts, see [`finish`](Encoder::finish).
+    fn least_tokens(&self, texts: &Texts) -> usize {
+        if texts.bytes() <= CHEAP_BYTES {
+            return 0;
+        }
+        let ends = self.eos.iter().filter_map(|&id| texts.completion.find(&self.tokenizer.token(id)?));
+        let kept = &texts.completion[..ends.min().unwrap_or(texts.completion.len())];
+        let prompt = texts.prompt.as_ref().map_or(0, |prompt| self.tokenizer.least_tokens(prompt));
+        prompt + self.tokenizer.least_tokens(kept)
+    }
+
+    /// Prompt and completion ids of a row; the first `most` ids or more of one that has more.
+    fn encode(&self, texts: &Texts, most: usize) -> Result<(Vec<u32>, Vec<u32>)> {
+        let Texts { prompt, completion, chat } = texts;
+        let prompt_ids = match prompt {
+            Some(prompt) => self.tokenizer.encode_first(prompt, !chat, most)?,
+            None => Vec::new(),
+        };
+        let left = (most - prompt_ids.len()).max(1);
+        let completion_ids = self.tokenizer.encode_first(completion, !chat && prompt.is_none(), left)?;
+        Ok((prompt_ids, self.finish(completion_ids)))
+    }
+}
+
+/// A row as text.
+struct Texts<'a> {
+    /// None before plain text.
+    prompt: Option<Cow<'a, str>>,
+    completion: Cow<'a, str>,
+    /// Rendered by the chat template, which puts the special tokens.
+    chat: bool,
+}
+
+impl Texts<'_> {
+    fn bytes(&self) -> usize {
+        self.prompt.as_ref().map_or(0, |prompt| prompt.len()) + self.completion.len()
     }
 }
 
@@ -158,10 +199,31 @@ pub fn tokenize(
     let encoder = Encoder::load(model)?;
     let mut counts = RowCounts { rows: rows.len() as u64, ..RowCounts::default() };
     let mut sequences = Vec::with_capacity(rows.len());
+    let progress = Progress::start("tokenize", rows.len() as u64, "rows");
     for row in rows {
         crate::interrupt::check()?;
+        progress.add(1);
         let place = || format!("row {} (line {})", row.id, row.line);
-        let (prompt, completion) = encoder.encode(path, row)?;
+        let texts = encoder.texts(path, row)?;
+        let too_long = |found: String| {
+            let most = options.max_length;
+            let expected = format!("at most {most} tokens (--max-length; or --on-overflow drop|truncate)");
+            Error::format(path, place(), expected, found)
+        };
+        // A row of a hundred megabytes is not encoded to find out that it is too long, nor is more of it than is kept. One without
+        // a completion is another error, however long its prompt is.
+        let least = encoder.least_tokens(&texts);
+        let certain = least > options.max_length && !texts.completion.is_empty();
+        match options.on_overflow {
+            OnOverflow::Error if certain => return Err(too_long(format!("{least} or more"))),
+            OnOverflow::Drop if certain => {
+                counts.dropped_too_long += 1;
+                continue;
+            }
+            _ => {}
+        }
+        let most = if certain { options.max_length + 1 } else { usize::MAX };
+        let (prompt, completion) = encoder.encode(&texts, most)?;
         let masked = if options.completion_only_loss { prompt.len() } else { 0 };
         let mut sequence = Sequence::masked([prompt, completion].concat(), masked);
         if sequence.target_tokens() == 0 {
@@ -171,11 +233,7 @@ pub fn tokenize(
         let len = sequence.ids.len();
         if len > options.max_length {
             match options.on_overflow {
-                OnOverflow::Error => {
-                    let expected =
-                        format!("at most {} tokens (--max-length; or --on-overflow drop|truncate)", options.max_length);
-                    return Err(Error::format(path, place(), expected, len.to_string()));
-                }
+                OnOverflow::Error => return Err(too_long(len.to_string())),
                 OnOverflow::Drop => {
                     counts.dropped_too_long += 1;
                     continue;

@@ -58,6 +58,7 @@ pub fn mixed_requests() -> Vec<Request> {
     (0..23usize)
         .map(|i| Request {
             id: 1000 + i as u64,
+            name: String::new(),
             prompt: (0..1 + i * 7 % 41).map(|p| ((p * 31 + i * 17) % 256) as u32).collect(),
             max_tokens: 1 + i * 5 % 37,
             sampling: match i % 3 {

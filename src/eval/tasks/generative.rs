@@ -23,7 +23,8 @@ pub(super) fn run(
         if options.apply_chat_template {
             prompt = subject.render_chat(&[Message::new("user", prompt)])?;
         }
-        let prompt = subject.tokenizer.encode(&prompt, !options.apply_chat_template)?;
+        let inside = subject.tokenizer.tail(&prompt, subject.model.config.max_position_embeddings);
+        let prompt = subject.tokenizer.encode(inside, !options.apply_chat_template)?;
         let request = Request::new(index as u64, prompt, header.max_tokens);
         Ok(Request { stop: header.stop.clone(), ..request })
     });

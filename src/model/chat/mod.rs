@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Instructions that a template may run, plus as many for each message: a real one needs tens per message; an endless loop
+/// Instructions that a template may run, plus more for each message and one for each byte of it: a real one needs tens per message; an endless loop
 /// stops within a second.
 const FUEL: u64 = 5_000_000;
 /// See [`FUEL`].
@@ -95,7 +95,8 @@ impl ChatTemplate {
         let mut env = minijinja::Environment::new();
         let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(broken)?);
-        env.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        env.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes as u64));
         functions::add(&mut env);
         let source = without_generation_marks(&self.source);
         let template = env.template_from_str(&source).map_err(broken)?;

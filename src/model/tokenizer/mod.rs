@@ -3,12 +3,15 @@
 //! | file | subject |
 //! |-|-|
 //! | `mod.rs` | loading, encoding, decoding |
+//! | `bounds.rs` | how few ids a long text can have, and the part of it that is needed |
 //! | `stream.rs` | decoding id by id |
 //! | `guard.rs` | panics of the `tokenizers` crate as errors |
 
+mod bounds;
 mod guard;
 mod stream;
 
+pub use bounds::CHEAP_BYTES;
 pub use stream::Decoder;
 
 use super::json;
@@ -24,6 +27,8 @@ pub struct Tokenizer {
     max_id: u32,
     /// Rows of the model's embedding table, where a `config.json` lies beside.
     model_vocab: Option<usize>,
+    /// What is certain of its ids.
+    bounds: Option<bounds::Bounds>,
 }
 
 impl Tokenizer {
@@ -43,13 +48,14 @@ impl Tokenizer {
             inner.with_truncation(None)?;
             inner.with_padding(None);
             let max_id = inner.get_vocab(true).into_values().max();
-            Ok::<_, tokenizers::Error>((inner, max_id))
+            let bounds = bounds::Bounds::of(&inner);
+            Ok::<_, tokenizers::Error>((inner, max_id, bounds))
         });
-        let (inner, max_id) = loaded
+        let (inner, max_id, bounds) = loaded
             .map_err(|panic| broken(format!("one that the tokenizers library fails on: {panic}")))?
             .map_err(|e| broken(e.to_string()))?;
         let max_id = max_id.ok_or_else(|| broken("an empty vocabulary".into()))?;
-        Ok(Tokenizer { inner, path, max_id, model_vocab })
+        Ok(Tokenizer { inner, path, max_id, model_vocab, bounds })
     }
 
     /// Token ids of `text`. `add_special_tokens` runs the post-processor (BOS where the model has one): right for plain

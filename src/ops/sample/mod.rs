@@ -76,6 +76,8 @@ pub struct Draw<'a> {
     pub sampling: Sampling,
     /// Number of the request's random stream.
     pub request: u64,
+    /// What errors call the request.
+    pub name: &'a str,
     /// Position of the drawn token in its sequence.
     pub position: u32,
     /// Added to the logits of these ids.
@@ -100,7 +102,7 @@ enum Noise {
 impl Draw<'_> {
     /// A draw without bias, penalty and report.
     pub fn new(sampling: Sampling, request: u64, position: u32) -> Draw<'static> {
-        Draw { sampling, request, position, logit_bias: &[], seen: &[], top: 0 }
+        Draw { sampling, request, name: "a request", position, logit_bias: &[], seen: &[], top: 0 }
     }
 
     /// A uniform number in [0, 1) with 53 random bits: 24 would never reach the rarest ids of a large vocabulary.
@@ -160,7 +162,7 @@ fn finite(row: &[f32], draw: &Draw) -> Result<f64> {
     }
     let number = |l: f32| l < f32::INFINITY; // false for NaN too
     Err(Error::NotFinite {
-        place: format!("logits of request {} at position {}", draw.request, draw.position),
+        place: format!("logits of {} at position {}", draw.name, draw.position),
         value: row.iter().copied().find(|&l| !number(l)).unwrap_or(f32::NEG_INFINITY),
         instead: "check the model's weights with `ratoon inspect --check-values`".into(),
     })
