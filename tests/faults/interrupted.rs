@@ -1,17 +1,22 @@
 //! SIGTERM and SIGINT at each change that a verb makes: exit code 130, finished work kept, temporary files gone.
 
 use super::trace::{Fault, count};
-use super::verbs::{Attempt, DISTILL, FINETUNE, FINETUNE_FULL, PRUNE, UNFINISHED, Workshop};
+use super::verbs::{Attempt, DISTILL, FINETUNE, FINETUNE_FULL, PRUNE, RUN, RUN_UNFINISHED, UNFINISHED, Workshop};
 use std::path::{Path, PathBuf};
 
 /// Sends a signal at each change of `verb`, SIGTERM and SIGINT in turn; `check` sees what an interrupted run leaves. Then the
 /// same command is given again.
 fn interrupted_at_each_change(verb: &str, check: impl Fn(&Attempt)) {
+    interrupted_at_every(1, verb, check);
+}
+
+/// The same at every `step`-th change.
+fn interrupted_at_every(step: usize, verb: &str, check: impl Fn(&Attempt)) {
     let workshop = Workshop::new();
     let whole = workshop.attempt("whole");
     let changes = count(&mut whole.command(verb));
     let mut interrupted = 0;
-    for at in 0..changes {
+    for at in (0..changes).step_by(step) {
         let attempt = workshop.attempt("interrupted");
         let signal = [libc::SIGTERM, libc::SIGINT][at % 2];
         let ended = attempt.run(verb, Fault::Signal(signal), at);
@@ -27,7 +32,7 @@ fn interrupted_at_each_change(verb: &str, check: impl Fn(&Attempt)) {
         }
         assert!(attempt.finish(verb) == whole.results(), "signal {signal} at change {at} of {changes}");
     }
-    assert!(interrupted > changes / 4, "{interrupted} of {changes}");
+    assert!(interrupted > changes / step / 4, "{interrupted} of {changes} by {step}");
 }
 
 #[test]
@@ -60,4 +65,12 @@ fn an_interrupted_training_of_an_adapter_leaves_its_steps() {
 #[test]
 fn an_interrupted_training_of_all_weights_leaves_its_steps() {
     interrupted_at_each_change(FINETUNE_FULL, steps_are_kept);
+}
+
+#[test]
+fn an_interrupted_recipe_leaves_whole_stages_and_the_rows_and_steps_of_the_one_it_was_in() {
+    interrupted_at_every(29, RUN, |attempt| {
+        let hidden = attempt.hidden();
+        assert!(hidden.iter().all(|path| RUN_UNFINISHED.iter().any(|name| path.ends_with(name))), "{hidden:?}");
+    });
 }

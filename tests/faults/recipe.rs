@@ -26,6 +26,19 @@ fn a_recipe_killed_every_few_changes_ends_with_the_bytes_of_an_unbroken_one() {
 }
 
 #[test]
+fn a_recipe_killed_once_anywhere_ends_with_the_bytes_of_an_unbroken_one() {
+    let workshop = Workshop::new();
+    let whole = workshop.attempt("whole");
+    let changes = count(&mut whole.command(RUN));
+    for at in (5..changes).step_by(29) {
+        let attempt = workshop.attempt("killed");
+        let ended = attempt.run(RUN, Fault::Kill, at);
+        assert_eq!(ended.status.code(), None, "{}", ended.stderr);
+        assert!(attempt.finish(RUN) == whole.results(), "killed before change {at} of {changes}");
+    }
+}
+
+#[test]
 fn a_recipe_killed_under_other_settings_takes_nothing_half_removed_for_its_own() {
     let workshop = Workshop::new();
     let whole = workshop.attempt("whole");

@@ -30,6 +30,9 @@ pub const DISTILL: &str = concat!(distill!(), " --seed 3");
 /// What an unfinished distillation has: its rows, those that wait for one before them, its settings.
 pub const UNFINISHED: [&str; 3] =
     [".out.jsonl.unfinished", ".out.jsonl.unfinished.ahead", ".out.jsonl.unfinished.json"];
+/// The same inside a recipe's output.
+pub const RUN_UNFINISHED: [&str; 3] =
+    [".distilled.jsonl.unfinished", ".distilled.jsonl.unfinished.ahead", ".distilled.jsonl.unfinished.json"];
 pub const DISTILL_AGAIN: &str = concat!(distill!(), " --seed 3 --overwrite");
 pub const DISTILL_OTHER: &str = concat!(distill!(), " --seed 4");
 /// An adapter with its random masks: 2 checkpoints, of which the newest stays.
