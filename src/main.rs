@@ -21,7 +21,8 @@ fn main() -> ExitCode {
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // One line, whatever a template or a file's name puts into it.
+            eprintln!("error: {}", error.to_string().replace(['\n', '\r'], " "));
             ExitCode::from(error.exit_code())
         }
     }

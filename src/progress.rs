@@ -66,7 +66,8 @@ impl Progress {
         let rate = done as f64 / self.start.elapsed().as_secs_f64();
         let eta = total.saturating_sub(done) as f64 / rate.max(1e-9);
         let (label, unit, message) = (&self.label, self.unit, self.bar.message());
-        eprintln!("{label}: {done}/{total} {unit}, {rate:.1} {unit}/s, ETA {eta:.0} s {message}");
+        let line = format!("{label}: {done}/{total} {unit}, {rate:.1} {unit}/s, ETA {eta:.0} s {message}");
+        eprintln!("{}", line.trim_end());
     }
 
     /// Shows a short text behind the numbers (a loss, a rate).
@@ -80,7 +81,8 @@ impl Drop for Progress {
         self.bar.finish_and_clear();
         if ENABLED.load(Relaxed) {
             let (seconds, done) = (self.start.elapsed().as_secs_f64(), self.bar.position());
-            eprintln!("{}: {done} {} in {seconds:.1} s {}", self.label, self.unit, self.bar.message());
+            let line = format!("{}: {done} {} in {seconds:.1} s {}", self.label, self.unit, self.bar.message());
+            eprintln!("{}", line.trim_end());
         }
     }
 }

@@ -11,7 +11,7 @@ use ratoon::{Error, Result};
 /// Measure prefill, decode and training speed.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md\n  ratoon bench ./model --train --lora-r 8 -r 3"
+    after_help = "Examples:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md\n  ratoon bench ./model --train --lora-r 8 -r 3"
 )]
 pub struct Args {
     #[command(flatten)]

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 /// Let the uncut model rewrite the answers of a dataset; keep a rewrite only when it is right.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon distill SmolLM2 --data train.jsonl --template math -o distilled.jsonl\n\n\
-                        The same command goes on where a killed one stopped. distilled.jsonl.manifest.json counts why rewrites \
+#[command(after_help = "Example:\n  ratoon distill SmolLM2 --data train.jsonl --template math -o out.jsonl\n\n\
+                        The same command goes on where a killed one stopped. out.jsonl.manifest.json counts why rewrites \
                         were kept or refused.")]
 pub struct Args {
     #[command(flatten)]

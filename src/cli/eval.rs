@@ -5,15 +5,14 @@ use super::{Context, Precision, WeightFormat};
 use comfy_table::{Table, presets::NOTHING};
 use ratoon::eval::tasks::TaskOptions;
 use ratoon::eval::{EvalOptions, EvalReport, OwnTextOptions, evaluate};
-use ratoon::model::source;
+use ratoon::model::{Config, source};
 use ratoon::{Error, Result, output};
 use std::path::PathBuf;
 
 /// Measure perplexity, distance from a base model, and tasks.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  ratoon eval ./cut --base ./model --perplexity heldout.txt --tasks arc.jsonl --num-fewshot 5 -o results.json"
-)]
+#[command(after_help = "Examples:\n  ratoon eval ./cut --base ./model --perplexity heldout.txt -o results.json\n  \
+                  ratoon eval ./cut --tasks arc.jsonl --num-fewshot 5")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -23,9 +22,9 @@ pub struct Args {
     /// Text files for perplexity, joined by an empty line.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     perplexity: Vec<PathBuf>,
-    /// Tokens in a window of the text; the first of each is not scored.
-    #[arg(long, default_value_t = 1024)]
-    window: usize,
+    /// Tokens in a window of the text; the first of each is not scored [default: 1024, or the model's context if that is less].
+    #[arg(long)]
+    window: Option<usize>,
     /// Use this many tokens of the text, from its start [default: all].
     #[arg(long)]
     limit_tokens: Option<usize>,
@@ -66,13 +65,22 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    if let Some(path) = &args.output {
+        output::refuse_directory(path)?;
+        output::refuse_inputs(path, args.perplexity.iter().chain(&args.tasks).map(PathBuf::as_path))?;
+    }
     let _lock = args.output.as_deref().map(output::OutputLock::acquire).transpose()?;
+    let model = args.model.resolve()?;
+    let window = match args.window {
+        Some(window) => window,
+        None => Config::load(&model)?.max_position_embeddings.min(1024),
+    };
     let options = EvalOptions {
-        model: args.model.resolve()?,
+        model,
         adapter: args.model.adapter,
         base: args.base.as_deref().map(source::resolve).transpose()?,
         perplexity: args.perplexity,
-        window: args.window,
+        window,
         limit_tokens: args.limit_tokens,
         own_text: OwnTextOptions {
             prompts: args.own_text_prompts,

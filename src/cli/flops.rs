@@ -15,7 +15,7 @@ use serde_json::{Value, json};
     after_help = "Conventions, per token:\n  params_2N   2 x all parameters, the input embedding counted as if multiplied\n  \
                         matmul      the matrix products really computed, with the output head\n  \
                         total(seq)  matmul plus causal attention, the mean over a sequence\n\n\
-                        Example:\n  ratoon flops SmolLM2 SmolLM2-cut6 --seq-len 2048\n  \
+                        Examples:\n  ratoon flops SmolLM2 SmolLM2-cut6 --seq-len 2048\n  \
                         ratoon flops SmolLM2 --train --train-tokens 2x128 --full --check"
 )]
 pub struct Args {

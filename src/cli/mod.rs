@@ -36,9 +36,10 @@ pub struct Cli {
     /// No progress on stderr.
     #[arg(long, short, global = true, help_heading = EVERY_COMMAND)]
     quiet: bool,
-    /// Worker threads [default: all cores].
-    #[arg(long, global = true, help_heading = EVERY_COMMAND, env = "RATOON_THREADS")]
-    threads: Option<usize>,
+    /// Worker threads, at most 1024 [default: all cores].
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, env = "RATOON_THREADS",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Device that computes: cpu, cuda or cuda:N.
     #[arg(long, global = true, help_heading = EVERY_COMMAND, env = "RATOON_DEVICE", default_value = "cpu")]
     device: DeviceName,
@@ -136,7 +137,7 @@ impl Command {
 pub fn run(cli: Cli) -> Result<()> {
     ratoon::progress::enable(!cli.quiet);
     if let Some(threads) = cli.threads {
-        let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        let built = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
         built
             .map_err(|e| ratoon::Error::usage("--threads", "a number of threads that can be started", e.to_string()))?;
     }

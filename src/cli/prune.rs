@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Cut decoder blocks out of a model; the kept bytes are copied by the system.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon prune SmolLM2 --drop 13-18 -o SmolLM2-cut6\n  \
+#[command(after_help = "Examples:\n  ratoon prune SmolLM2 --drop 13-18 -o SmolLM2-cut6\n  \
                         ratoon prune SmolLM2 --scores scores.csv --block-size 6 -o SmolLM2-cut6\n  \
                         ratoon prune SmolLM2 --config merge.yml -o SmolLM2-cut6")]
 pub struct Args {

@@ -4,7 +4,7 @@ use super::Context;
 use super::model_args::ModelArgs;
 use ratoon::Result;
 use ratoon::model::Llama;
-use ratoon::output::OutputLock;
+use ratoon::output::{self, OutputLock};
 use ratoon::prune::{self, Calibration, CalibrationOptions, Metric, ScoreOptions, Tokens};
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[command(
     after_help = "Writes scores.csv (block_start,block_end,average_distance: blocks counted from 0, block_end excluded), and \
                   beside it scores.svg (heat map) and scores.json (settings and best cuts).\n\n\
-                  Example:\n  ratoon score SmolLM2 --data speech.txt --block-size 2,4,6 -o scores.csv\n  \
+                  Examples:\n  ratoon score SmolLM2 --data speech.txt --block-size 2,4,6 -o scores.csv\n  \
                   ratoon prune SmolLM2 --scores scores.csv --block-size 6 -o SmolLM2-cut6"
 )]
 pub struct Args {
@@ -66,8 +66,10 @@ impl Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    let _lock = OutputLock::acquire(&args.output)?;
+    output::refuse_directory(&args.output)?;
     let dir = args.model.resolve()?;
+    output::refuse_inputs(&args.output, [dir.as_path()].into_iter().chain(args.data.as_deref()))?;
+    let _lock = OutputLock::acquire(&args.output)?;
     let model = Llama::load_adapted(&dir, args.model.adapter.as_deref())?;
     let sampling = CalibrationOptions { samples: args.samples, sample_tokens: args.sample_tokens };
     let calibration = args.data.as_deref().map(|data| Calibration::read(&dir, data, sampling)).transpose()?;

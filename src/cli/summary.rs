@@ -14,8 +14,8 @@ pub fn line(device: &Device, elapsed: Duration) -> String {
     let mut parts = Vec::new();
     let flops = ledger.flops() as f64;
     if flops > 0.0 {
-        parts.push(format!("{} FLOP", quantity(flops)));
-        let mut rate = format!("{} FLOP/s", quantity(flops / seconds));
+        parts.push(format!("{}FLOP", quantity(flops)));
+        let mut rate = format!("{}FLOP/s", quantity(flops / seconds));
         if elapsed > WORTH_MEASURING && device.is_cpu() {
             let share = 100.0 * flops / seconds / peak::dot_peak();
             rate += &format!(" ({share:.1} % of the measured peak)");

@@ -124,6 +124,7 @@ impl LedgerCheck {
         run: impl FnOnce() -> Result<()>,
     ) -> Result<LedgerCheck> {
         let before: Vec<Entry> = expected.iter().map(|&(op, _)| dev.ledger().entry(op)).collect();
+        crate::progress::line(&format!("{pass}: counting what is computed"));
         run()?;
         let counts = expected.iter().zip(before).map(|(&(op, expected), before)| Count {
             operation: op.name(),

@@ -51,7 +51,7 @@ pub(super) fn dtype(config: &Config) -> Option<&str> {
 pub(super) fn read_kept(path: &Path, num_hidden_layers: usize, dtype: Option<&str>) -> Result<Vec<usize>> {
     let text = read_text(path)?;
     let config: Configuration = serde_saphyr::from_str(&text).map_err(|e| {
-        let found = e.to_string().lines().next().unwrap_or_default().to_string();
+        let found = e.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
         Error::format(path, "configuration", "slices, merge_method and dtype of a mergekit passthrough", found)
     })?;
     if config.merge_method != "passthrough" {

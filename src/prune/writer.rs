@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::model::safetensors::WeightFiles;
 use crate::model::weight_header::header_bytes;
-use crate::output::StagedDir;
+use crate::output::{StagedDir, refuse_inputs};
 use crate::progress::Progress;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -53,7 +53,7 @@ pub fn prune(source: &Path, plan: &Plan, out: &Path, overwrite: bool) -> Result<
         let expected = format!("a plan for {layers} blocks");
         return Err(Error::usage("plan", expected, format!("one for {}", plan.num_hidden_layers())));
     }
-    refuse_own_directory(source, out)?;
+    refuse_inputs(out, [source])?;
     let files = WeightFiles::open(source)?;
     let kept = plan.kept();
     let shards = kept_tensors(&files, &kept, layers)?;
@@ -83,20 +83,6 @@ pub fn prune(source: &Path, plan: &Plan, out: &Path, overwrite: bool) -> Result<
     staged.commit()?;
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
-}
-
-/// The output must not be the source, which `--overwrite` would then replace by what is left of it.
-fn refuse_own_directory(source: &Path, out: &Path) -> Result<()> {
-    if let (Ok(source), Ok(target)) = (fs::canonicalize(source), fs::canonicalize(out))
-        && (source == target || source.starts_with(&target))
-    {
-        return Err(Error::usage(
-            "output",
-            "a directory that does not hold the source model",
-            out.display().to_string(),
-        ));
-    }
-    Ok(())
 }
 
 /// What is left of one source file.

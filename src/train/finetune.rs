@@ -15,7 +15,7 @@ use crate::interrupt;
 use crate::model::adapter;
 use crate::model::safetensors::WeightFiles;
 use crate::model::{Config, Llama};
-use crate::output::{OutputLock, StagedDir, refuse_foreign, remove_output, sync_dir, write_file};
+use crate::output::{OutputLock, StagedDir, refuse_foreign, refuse_inputs, remove_output, sync_dir, write_file};
 use crate::progress::{Progress, line};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -111,6 +111,8 @@ pub fn prepare(dev: &Device, options: &FinetuneOptions) -> Result<Prepared> {
 /// Errors: [`Error::Usage`] for settings that contradict each other or the run that is continued, [`Error::Budget`],
 /// [`Error::NotFinite`] when loss or gradients diverge, [`Error::Interrupted`] after a signal, with a checkpoint written.
 pub fn finetune(dev: &Device, options: &FinetuneOptions) -> Result<FinetuneReport> {
+    let FinetuneOptions { model, data, adapter, output, .. } = options;
+    refuse_inputs(output, [model, data].into_iter().chain(adapter).map(PathBuf::as_path))?;
     let prepared = prepare(dev, options)?;
     let settings = settings(dev, options, &prepared.sequences)?;
     let _lock = OutputLock::acquire(&options.output)?;

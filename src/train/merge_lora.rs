@@ -8,7 +8,7 @@ use crate::model::adapter::{Adapter, WEIGHTS};
 use crate::model::safetensors::{SafetensorsWriter, TensorSpec, WeightFiles};
 use crate::model::{Llama, Lora};
 use crate::ops::matmul::{Store, matmul_nn};
-use crate::output::{StagedDir, write_file};
+use crate::output::{StagedDir, refuse_inputs, write_file};
 use crate::progress::Progress;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -52,6 +52,7 @@ pub fn merge_adapter(
     out: &Path,
     overwrite: bool,
 ) -> Result<MergeReport> {
+    refuse_inputs(out, [model_dir, adapter_dir])?;
     let model = Llama::load(model_dir)?;
     let adapter = Adapter::load(adapter_dir, &model)?;
     let (rank, scale) = (adapter.config.r, adapter.config.scale());

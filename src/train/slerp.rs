@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::model::safetensors::WeightFiles;
 use crate::model::weight_header::header_bytes;
-use crate::output::StagedDir;
+use crate::output::{StagedDir, refuse_inputs};
 use crate::progress::Progress;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -64,13 +64,7 @@ pub fn slerp(a: &Path, b: &Path, t: f64, out: &Path, overwrite: bool) -> Result<
     if !(0.0..=1.0).contains(&t) {
         return Err(Error::usage("--t", "a share from 0 to 1", t.to_string()));
     }
-    for dir in [a, b] {
-        if let (Ok(source), Ok(target)) = (fs::canonicalize(dir), fs::canonicalize(out))
-            && source.starts_with(&target)
-        {
-            return Err(Error::usage("output", "a directory that holds neither model", out.display().to_string()));
-        }
-    }
+    refuse_inputs(out, [a, b])?;
     same_shape(&Config::load(a)?, &Config::load(b)?)?;
     let (files_a, files_b) = (WeightFiles::open(a)?, WeightFiles::open(b)?);
     same_tensors(&files_a, &files_b, b)?;

@@ -6,7 +6,7 @@ use super::tokenizer::tokenizer_files;
 use super::weights::Plan;
 use crate::device::DType;
 use crate::error::{Error, Result};
-use crate::output::StagedDir;
+use crate::output::{StagedDir, refuse_inputs};
 use serde::Serialize;
 use std::path::Path;
 
@@ -40,6 +40,7 @@ pub struct Converted {
 /// [`Error::Format`] for a damaged file, [`Error::Unsupported`] for another architecture, tensor format or tokenizer,
 /// [`Error::NotFinite`] for a weight that is or becomes NaN or infinite.
 pub fn convert(gguf: &Path, out: &Path, dtype: Option<DType>, overwrite: bool) -> Result<Converted> {
+    refuse_inputs(out, [gguf])?;
     let file = GgufFile::open(gguf)?;
     let staged = StagedDir::create(out, overwrite)?;
     let converted = convert_into(&file, staged.path(), dtype)?;

@@ -165,6 +165,9 @@ impl Preset {
     /// Writes a model directory with random weights: matrices normal with the shape's `initializer_range`, norms 1. Memory stays
     /// at two buffers of 8 MB whatever the size. The tokenizer has one token per byte (ids 1 to 256, end of text 0).
     pub fn init(&self, out: &Path, options: &InitOptions) -> Result<Config> {
+        if options.layers == Some(0) {
+            return Err(Error::usage("--layers", "one block or more", "0"));
+        }
         let json = self.config_json(options.layers.unwrap_or(self.layers), options.dtype);
         let config = Config::from_json(json, &out.join("config.json"))?;
         debug_assert!(config.vocab_size >= tokenizer::IDS);
