@@ -15,7 +15,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files(&path));
-        } else if !path.extension().is_some_and(|e| e == "lock") {
+        } else if path.extension().is_none_or(|e| e != "lock") {
             found.insert(path.clone(), std::fs::read(path).unwrap());
         }
     }
