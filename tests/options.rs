@@ -1,0 +1,41 @@
+//! Values that cannot be meant are refused before any work, and defaults fit the model.
+
+mod support;
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn run(args: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    support::tiny_model_with_tokenizer(&dir.path().join("model"));
+    std::fs::write(dir.path().join("text.txt"), "Some words. ".repeat(100)).unwrap();
+    std::fs::write(dir.path().join("rows.jsonl"), "{\"question\":\"q\",\"answer\":\"a\"}\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ratoon"));
+    command.current_dir(dir.path()).arg("--quiet").args(args.split(' ')).output().unwrap()
+}
+
+#[test]
+fn values_that_cannot_be_meant_are_refused() {
+    for (args, part) in [
+        ("inspect model --threads 0", "1..=1024"),
+        ("inspect model --threads 100000", "1..=1024"),
+        ("init --preset tiny -o out --layers 0", "--layers: expected one block or more"),
+        (
+            "distill model --data rows.jsonl --template nope -o out",
+            "--template: expected math, general or a template file",
+        ),
+        ("eval model --perplexity text.txt --window 513", "--window: expected 2 to 512"),
+    ] {
+        let out = run(args);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains(part), "{args}: {said}");
+    }
+}
+
+#[test]
+fn the_window_of_perplexity_is_no_longer_than_the_models_context() {
+    let out = run("eval model --perplexity text.txt --json");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["perplexity"]["window"], 512);
+}
