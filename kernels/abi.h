@@ -63,8 +63,7 @@ typedef struct matmul_params {
 
 // The same products on compute capability 9.0, for n that is a multiple of 4. matmul_sm90_LAYOUT_COLUMNS: tiles of y of 128 x COLUMNS, 256 or 128. Grid: any,
 // at most the tiles. Block: 384. Dynamic shared memory: MATMUL_SM90_SHARED.
-// matmul_sm90_rows_M, for nt with at most M rows, 8, 16, 32, 64 or 128: tiles of p.rows x M of y^T. Grid: any, at most
-// ceil(n / p.rows). Block: 384. Dynamic shared memory: as above.
+// matmul_sm90_rows_M, for nt, M of 8, 16, 32, 64 or 128: tiles of p.rows x M of y^T. Grid: any, at most the tiles. Block: 384. Dynamic shared memory: as above.
 // All give the same bits. Boxes of the tensor maps of a and b, elements by rows: 64 x 128 and 64 x COLUMNS where k runs along the
 // rows, 64 x 64 where it runs down the columns; of rows_M, 64 x M and 64 x p.rows.
 typedef struct matmul_sm90_params {

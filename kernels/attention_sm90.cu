@@ -161,10 +161,10 @@ __device__ __forceinline__ void attend(const attention_sm90_params& params, cons
     mask(0);
     weigh(s, total, shrink, scale);
     pack();
+    mbarrier_wait(&barriers.v_full[0], 0);
     for (uint32_t i = 1; i < rows.blocks; ++i) {
         const uint32_t stage = i % STAGES, before = (i - 1) % STAGES;
         mbarrier_wait(&barriers.k_full[stage], i / STAGES % 2);
-        mbarrier_wait(&barriers.v_full[before], (i - 1) / STAGES % 2);
         wait_turn();
         wgmma_hold(o);
         wgmma_fence();
@@ -176,6 +176,8 @@ __device__ __forceinline__ void attend(const attention_sm90_params& params, cons
         release(&barriers.k_empty[stage]);
         mask(i);
         weigh(s, total, shrink, scale);
+        // Between the exponentials and the wait for the product that they run under: ptxas moves the wait up to the last branch.
+        mbarrier_wait(&barriers.v_full[stage], i / STAGES % 2);
         wgmma_wait<0>();
         wgmma_hold(o);
         release(&barriers.v_empty[before]);
@@ -184,7 +186,6 @@ __device__ __forceinline__ void attend(const attention_sm90_params& params, cons
         pack();
     }
     const uint32_t last = (rows.blocks - 1) % STAGES;
-    mbarrier_wait(&barriers.v_full[last], (rows.blocks - 1) / STAGES % 2);
     wgmma_hold(o);
     wgmma_fence();
     add_values(last, rows.blocks > 1);

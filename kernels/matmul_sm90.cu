@@ -5,16 +5,18 @@
 //   - tensor copies by one thread into a ring, products by wgmma from shared memory: no instruction of the eight multiplying
 //     warps loads, so the tensor cores wait for nothing but data (mma.sync with ldmatrix reaches about 60 % of the card's peak);
 //   - tiles of 128 x 256 x 64: 48 KB for 4.2 MFLOP, 70 GB/s a multiprocessor at 788 TFLOP/s, of about 110 that the L2 cache gives;
-//     128 x 128 would need 94 and is for the shapes where 256 columns would leave multiprocessors idle;
+//     128 x 128 would need 94 and is for shapes where 256 columns would leave multiprocessors idle;
 //   - registers from the copying warpgroup to the others (setmaxnreg 40 / 232): 128 sums a thread and no spills;
 //   - a persistent grid: the copies of the next tile run under the stores of this one;
 //   - stores straight from registers, two exchanged words at a time so that four lanes write a whole sector of 32 bytes: all
 //     epilogues and any n with one code, about 1,000 cycles of 33,000 at k = 4096. Stores by the copy engine would hide them and
 //     cost a stage of the ring; clusters with multicast would save a third of the L2 traffic. Neither is here yet.
 //
-// Rows up to 128 (decoding): y^T = b a^T, the weights as the 64 rows of wgmma and the rows of a as its 8 to 128 columns, so that
+// Few rows (decoding): y^T = b a^T, the weights as the 64 rows of wgmma and the rows of a as its 8 to 128 columns, so that
 // nothing is padded but registers. A block streams `rows` weights of each tile, chosen so that every multiprocessor has the same
-// number; the ring of 192 KB keeps far more in flight than the 33 KB a multiprocessor that 4.3 TB/s at 1 us latency needs.
+// number; the ring of 192 KB keeps far more in flight than the 33 KB a multiprocessor that 4.3 TB/s at 1 us latency needs. Each
+// block also reads all rows of a: with 64 of them and n = 4096 twice the bytes of its weights, 96 of about 110 GB/s, where
+// multicast would begin to pay.
 //
 // Every element of y is one chain of wgmma over 16 steps of k at a time in increasing order, from zero, in every kernel here and
 // for any m. The instruction computes an element from its 16 pairs of operands and its old sum; that neither the
@@ -207,10 +209,12 @@ template <int BN, bool A_K_ROWS, bool B_K_ROWS> __device__ __forceinline__ void 
     }
 }
 
-// At most M rows of a: tiles of y^T. A warpgroup has 64 weights; where there are fewer, it multiplies what lies behind the tile
+// Tiles of y^T, M rows of a in each. A warpgroup has 64 weights; where there are fewer, it multiplies what lies behind the tile
 // and stores nothing of it.
 template <int M> __device__ __forceinline__ void matmul_rows(const matmul_sm90_params& p) {
-    const uint32_t n = p.product.n, tiles = (n + p.rows - 1) / p.rows;
+    const uint32_t m = p.product.m, n = p.product.n;
+    // Tiles of the same weights are neighbours.
+    const uint32_t groups = (m + M - 1) / M, tiles = (n + p.rows - 1) / p.rows * groups;
     const uint32_t stages = (p.product.k + BK * SLABS - 1) / (BK * SLABS);
     const uint32_t warpgroup = threadIdx.x / 128, multiplying = (p.rows + 63) / 64;
     // A stage: slabs of weights, then slabs of a.
@@ -224,8 +228,9 @@ template <int M> __device__ __forceinline__ void matmul_rows(const matmul_sm90_p
                 ring.claim();
 #pragma unroll
                 for (uint32_t slab = 0; slab < SLABS; ++slab) {
-                    tensor_load(ring.tile() + slab * weights, p.b, (i + slab) * BK, tile * p.rows, ring.full());
-                    tensor_load(ring.tile() + SLABS * weights + slab * ROWS, p.a, (i + slab) * BK, 0, ring.full());
+                    const uint32_t k = (i + slab) * BK;
+                    tensor_load(ring.tile() + slab * weights, p.b, k, tile / groups * p.rows, ring.full());
+                    tensor_load(ring.tile() + SLABS * weights + slab * ROWS, p.a, k, tile % groups * M, ring.full());
                 }
                 ring.advance();
             }
@@ -242,12 +247,12 @@ template <int M> __device__ __forceinline__ void matmul_rows(const matmul_sm90_p
             const uint32_t warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
             for (uint32_t half = 0; half < 2; ++half) {
-                const uint32_t row = 64 * warpgroup + 16 * warp + g + 8 * half, column = tile * p.rows + row;
+                const uint32_t row = 64 * warpgroup + 16 * warp + g + 8 * half, column = tile / groups * p.rows + row;
                 if (row >= p.rows || column >= n) continue;
 #pragma unroll
-                for (uint32_t j = 0; j < M / 2; ++j) {
-                    const uint32_t of_a = 8 * (j / 2) + 2 * t + j % 2;
-                    if (of_a < p.product.m) store_one(p.product, of_a, column, d[j / 2 * 4 + 2 * half + j % 2]);
+                for (uint32_t j = 0; j < M / 4; ++j) {
+                    const uint32_t of_a = tile % groups * M + 8 * (j / 2) + 2 * t + j % 2;
+                    if (of_a < m) store_one(p.product, of_a, column, d[j / 2 * 4 + 2 * half + j % 2]);
                 }
             }
         }

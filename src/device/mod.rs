@@ -157,6 +157,15 @@ impl Device {
         }
     }
 
+    /// Bytes of a card's memory; `None` on the CPU.
+    pub fn memory_size(&self) -> Option<u64> {
+        match &self.backend {
+            Backend::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Some(cuda.card.total_memory),
+        }
+    }
+
     /// Most bytes in use at a time so far: of the process on the CPU, of the card's memory on a card.
     pub fn peak_memory(&self) -> Option<u64> {
         match &self.backend {

@@ -70,7 +70,7 @@ pub fn attention(
     let _span = dev.span(Op::Attention, Cost { bytes: cost.bytes / 4 * dtype.size() as u64, ..cost });
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
-        return flash_cuda::launch(dev, cuda, y, Some(lse), (q, k, v), offsets, cu_seqlens, None, heads);
+        return flash_cuda::launch(cuda, y, Some(lse), (q, k, v), offsets, cu_seqlens, None, heads);
     }
     let (q, k, v) = (q.f32(), Rows::of(k), Rows::of(v));
     let (y, lse) = (Shared::new(y.f32_mut()), Shared::new(lse.f32_mut()));

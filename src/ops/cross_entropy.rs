@@ -21,19 +21,29 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
-/// Bytes of logits at a time: 512 tokens of a vocabulary of 49,152, so that packing the head and reading and writing its
+/// Bytes of logits at a time on the CPU: 512 tokens of a vocabulary of 49,152, so that packing the head and reading and writing its
 /// gradient (once for each piece) take a few percent of the time.
 const LOGITS_BYTES: usize = 96 << 20;
 
-/// Tokens computed together.
-fn tokens_at_once(vocab: usize) -> usize {
-    (LOGITS_BYTES / (4 * vocab.max(1))).max(16)
+/// Part of a card's memory that the logits may take, where that is more. A piece of T tokens reads and writes the F32 gradient of
+/// the head once, 8 bytes for 2 T FLOPs: at 788 TFLOP/s and 4.3 TB/s (an H200) the product is bound by memory below T = 733. Of 141
+/// GB a 128th holds 2,100 tokens of a vocabulary of 128,256.
+const CARD_PART: u64 = 128;
+
+/// Tokens computed together. A function of the device and the vocabulary alone, since pieces are added up one by one.
+fn tokens_at_once(dev: &Device, vocab: usize) -> usize {
+    let bytes = dev.memory_size().map_or(0, |bytes| (bytes / CARD_PART) as usize).max(LOGITS_BYTES);
+    (bytes / (4 * vocab.max(1))).max(16)
 }
 
 /// Bytes of scratch memory that [`linear_cross_entropy`] takes for a batch of `tokens`.
-pub fn plan_bytes(tokens: usize, hidden: usize, vocab: usize) -> usize {
-    let chunk = tokens.min(tokens_at_once(vocab));
-    4 * (chunk * (vocab + 2 * hidden + PIECE.min(vocab)) + tokens * hidden)
+pub fn plan_bytes(dev: &Device, tokens: usize, hidden: usize, vocab: usize) -> usize {
+    let chunk = tokens.min(tokens_at_once(dev, vocab));
+    if dev.is_cpu() {
+        4 * (chunk * (vocab + 2 * hidden + PIECE.min(vocab)) + tokens * hidden)
+    } else {
+        chunk * (6 * vocab + 4 * hidden) + 2 * (tokens + 1) * hidden
+    }
 }
 
 /// Loss and gradients of `logits = hidden · headᵀ` under cross-entropy.
@@ -78,7 +88,7 @@ pub fn linear_cross_entropy(
     let (scored, rows) = gather("linear_cross_entropy", hidden, targets, vocab)?;
     losses.f32_mut().fill(0.0);
     d_hidden.f32_mut().fill(0.0);
-    let chunk = tokens_at_once(vocab).min(scored.len());
+    let chunk = tokens_at_once(dev, vocab).min(scored.len());
     let mut logits = Tensor::zeros(&[chunk, vocab], DType::F32);
     let mut x = Tensor::zeros(&[chunk, width], DType::F32);
     let mut dx = Tensor::zeros(&[chunk, width], DType::F32);
@@ -130,17 +140,21 @@ fn on_card(
     // The gradient of every scored row, and a row of zeros for the others.
     let mut d_rows = dev.zeros(&[scored.len() + 1, width], hidden.dtype())?;
     let mut row_of = vec![scored.len() as u32; tokens];
-    let chunk = tokens_at_once(vocab).min(scored.len()).max(1);
+    let chunk = tokens_at_once(dev, vocab).min(scored.len()).max(1);
+    let mut logits = dev.zeros(&[chunk, vocab], DType::F32)?;
+    let mut d_logits = dev.zeros(&[chunk, vocab], hidden.dtype())?;
+    let mut x = dev.zeros(&[chunk, width], hidden.dtype())?;
+    let mut dx = dev.zeros(&[chunk, width], hidden.dtype())?;
     for (i, scored) in scored.chunks(chunk).enumerate() {
         let n = scored.len();
         let rows = Tensor::from_u32(&scored.iter().map(|&(t, _)| t as u32).collect::<Vec<u32>>());
         let targets = Tensor::from_u32(&scored.iter().map(|&(_, target)| target).collect::<Vec<u32>>());
-        let mut x = dev.zeros(&[n, width], hidden.dtype())?;
+        for buffer in [&mut logits, &mut d_logits, &mut x, &mut dx] {
+            buffer.set_rows(n)?;
+        }
         gather_rows(dev, &mut x, hidden, &rows)?;
-        let mut logits = dev.zeros(&[n, vocab], DType::F32)?;
         matmul_nt(dev, &mut logits, &x, head, None, Store::Replace)?;
         let mut chunk_losses = dev.zeros(&[n], DType::F32)?;
-        let mut d_logits = dev.zeros(&[n, vocab], hidden.dtype())?;
         let count = logits.elements() as u64;
         let span = dev.span(Op::CrossEntropy, Cost { flops: 7 * count, bytes: 6 * count });
         let params = cross_entropy_params {
@@ -153,7 +167,6 @@ fn on_card(
         };
         cuda.launch("cross_entropy", Grid::blocks(n), &params)?;
         drop(span);
-        let mut dx = dev.zeros(&[n, width], hidden.dtype())?;
         matmul_nn(dev, &mut dx, &d_logits, head, Store::Replace)?;
         d_rows.copy_rows_from(&dx, i * chunk)?;
         if let Some(d_head) = d_head.as_deref_mut() {

@@ -4,8 +4,8 @@
 use super::attention::Heads;
 use super::flash_sm90;
 use super::paged_attention::PagedBatch;
+use crate::device::Tensor;
 use crate::device::cuda::{Cuda, Grid, abi};
-use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use std::ptr::null;
 use std::sync::Arc;
@@ -58,7 +58,6 @@ fn kernels(heads: Heads, most_group: usize) -> Result<&'static Kernels> {
 /// Causal attention of new tokens, whose `offsets` are those of `cu_seqlens`, to their own keys or to those in pages.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn launch(
-    dev: &Device,
     cuda: &Arc<Cuda>,
     y: &mut Tensor,
     lse: Option<&mut Tensor>,
@@ -76,14 +75,13 @@ pub(super) fn launch(
     let max_splits = longest.div_ceil(abi::ATTENTION_SPLIT as usize).max(1);
     let sm90 = paged.is_none() && flash_sm90::takes(cuda, heads);
     let in_splits = !sm90 && most_new * group <= SPLIT_ROWS;
-    let mut partial = None;
-    if in_splits {
-        partial = Some(dev.zeros(&[tokens, n_heads, max_splits, head_dim + 2], DType::F32)?);
-    }
+    // Not filled: every split that attention_combine reads was written.
+    let floats = tokens * n_heads * max_splits * (head_dim + 2);
+    let partial = if in_splits { Some(cuda.allocate(floats * size_of::<f32>())?) } else { None };
     let params = abi::attention_params {
         y: y.kernel_mut(cuda)?,
         lse: lse.map_or(Ok(std::ptr::null_mut()), |lse| lse.kernel_mut(cuda))?,
-        partial: partial.as_mut().map_or(Ok(std::ptr::null_mut()), |partial| partial.kernel_mut(cuda))?,
+        partial: partial.as_ref().map_or(std::ptr::null_mut(), |partial| partial.address() as *mut f32),
         q: q.kernel_ptr(cuda)?,
         k: k.kernel_ptr(cuda)?,
         v: v.kernel_ptr(cuda)?,

@@ -124,17 +124,7 @@ pub fn paged_attention(
     let _span = dev.span(Op::PagedAttention, cost);
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
-        return flash_cuda::launch(
-            dev,
-            cuda,
-            y,
-            None,
-            (q, k_pages, v_pages),
-            offsets,
-            batch.cu_seqlens,
-            Some(batch),
-            heads,
-        );
+        return flash_cuda::launch(cuda, y, None, (q, k_pages, v_pages), offsets, batch.cu_seqlens, Some(batch), heads);
     }
     let (q, k, v, y) = (q.f32(), Rows::of(k_pages), Rows::of(v_pages), Shared::new(y.f32_mut()));
     let (page_size, page_table) = (batch.page_size, batch.page_table.u32());

@@ -49,9 +49,7 @@ impl MemoryPlan {
             Method::Full => 6 * trained,
             Method::Lora(_) => 2 * config.parameters() + 6 * trained,
         };
-        let logits = cross_entropy::plan_bytes(tokens, config.hidden_size, config.vocab_size) as u64;
-        // A card keeps their gradient beside them, in half the bytes.
-        let logits = if dev.is_cpu() { logits } else { logits / 2 * 3 };
+        let logits = cross_entropy::plan_bytes(dev, tokens, config.hidden_size, config.vocab_size) as u64;
         let activations = Activations::plan_bytes(dev, config, tokens, recompute, blocks_kept) + logits;
         MemoryPlan { weights, gradients: 4 * trained, optimizer: 8 * trained, activations, recompute }
     }
