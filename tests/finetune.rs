@@ -7,7 +7,8 @@ use ratoon::model::adapter::LoraConfig;
 use ratoon::model::safetensors::WeightFiles;
 use ratoon::model::{Llama, Projection, Recompute};
 use ratoon::train::{
-    FinetuneOptions, Method, OptimizerOptions, Schedule, SchedulerType, Sequence, Trainer, TrainerOptions, finetune,
+    FinetuneOptions, Method, Optim, OptimizerOptions, Schedule, SchedulerType, Sequence, Trainer, TrainerOptions,
+    finetune,
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ fn reference(expected: &Value, method: Method, tokens: usize) -> TrainerOptions 
     TrainerOptions {
         method,
         optimizer: OptimizerOptions {
+            optim: Optim::AdamwTorch,
             adam_beta1: number(&adamw["betas"][0]),
             adam_beta2: number(&adamw["betas"][1]),
             adam_epsilon: number(&adamw["eps"]),
@@ -169,17 +171,30 @@ fn run(model: &Path, rows: &Path, output: PathBuf, method: Method) -> FinetuneOp
 
 #[test]
 fn a_resumed_run_has_the_bytes_of_an_unbroken_one() {
-    for (method, file) in [(lora(), "adapter_model.safetensors"), (Method::Full, "model.safetensors")] {
+    let (adapter, weights) = ("adapter_model.safetensors", "model.safetensors");
+    for (method, optim, file) in [
+        (lora(), Optim::AdamwTorch, adapter),
+        (Method::Full, Optim::AdamwTorch, weights),
+        (Method::Full, Optim::Adamw8bit, weights),
+    ] {
         let (dir, model, rows) = workshop();
-        let unbroken = run(&model, &rows, dir.path().join("unbroken"), method.clone());
+        let run = |output: &str| {
+            let mut options = run(&model, &rows, dir.path().join(output), method.clone());
+            options.optimizer.optim = optim;
+            options
+        };
+        let unbroken = run("unbroken");
         let report = finetune(&Device::cpu(), &unbroken).unwrap();
         assert_eq!(report.steps, 7);
         assert!(report.losses[6] < report.losses[0], "{:?}", report.losses);
 
-        let broken = FinetuneOptions { save_steps: Some(2), ..run(&model, &rows, dir.path().join("broken"), method) };
+        let broken = FinetuneOptions { save_steps: Some(2), ..run("broken") };
         finetune(&Device::cpu(), &broken).unwrap();
         // What a kill after step 4 leaves: checkpoints 2 and 4, no result, the marker.
         let out = &broken.output;
+        let moments = WeightFiles::open_files(vec![out.join("checkpoint-4/optimizer.safetensors")]).unwrap();
+        let quantised = moments.tensors.values().filter(|info| info.dtype == DType::U32).count();
+        assert_eq!(quantised > 0, optim == Optim::Adamw8bit);
         for name in [file, "adapter_config.json", "config.json", "ratoon_finetune.json", "tokenizer.json"] {
             let _ = std::fs::remove_file(out.join(name));
         }
@@ -194,6 +209,9 @@ fn a_resumed_run_has_the_bytes_of_an_unbroken_one() {
 
         let again = finetune(&Device::cpu(), &broken).unwrap();
         assert_eq!(again.losses, report.losses, "a finished run is not run again");
+        let report = std::fs::read_to_string(out.join("ratoon_finetune.json")).unwrap();
+        let name = if optim == Optim::Adamw8bit { "adamw_8bit" } else { "adamw_torch" };
+        assert_eq!(serde_json::from_str::<Value>(&report).unwrap()["settings"]["optim"], name);
         let other = FinetuneOptions { seed: 7, ..broken.clone() };
         assert_eq!(finetune(&Device::cpu(), &other).unwrap_err().exit_code(), 2);
     }

@@ -5,7 +5,7 @@ use ratoon::Result;
 use ratoon::model::adapter::LoraConfig;
 use ratoon::model::{Projection, Recompute, source};
 use ratoon::train::{
-    self, FinetuneOptions, FinetuneReport, Method, OnOverflow, OptimizerOptions, Prepared, Resume, SchedulerType,
+    self, FinetuneOptions, FinetuneReport, Method, OnOverflow, Optim, OptimizerOptions, Prepared, Resume, SchedulerType,
 };
 use std::path::PathBuf;
 
@@ -65,6 +65,9 @@ pub struct Args {
     /// Steps of warm-up; below 1: share of all steps.
     #[arg(long, default_value_t = 0.0)]
     warmup_steps: f64,
+    /// Moments of AdamW: in F32, or in 8 bits (a quarter of their memory, other numbers; CPU only).
+    #[arg(long, value_enum, default_value = "adamw_torch")]
+    optim: Optim,
     /// Decoupled weight decay.
     #[arg(long, default_value_t = 0.0)]
     weight_decay: f64,
@@ -171,6 +174,7 @@ fn options(args: Args) -> Result<FinetuneOptions> {
         lr_scheduler_type: args.lr_scheduler_type,
         warmup_steps: args.warmup_steps,
         optimizer: OptimizerOptions {
+            optim: args.optim,
             adam_beta1: args.adam_beta1,
             adam_beta2: args.adam_beta2,
             adam_epsilon: args.adam_epsilon,

@@ -1,6 +1,7 @@
 //! Options that describe a training step, for the verbs that measure and count one.
 
 use ratoon::eval::training_step::{StepShape, TrainingStep};
+use ratoon::train::Optim;
 
 /// A training step on random tokens.
 #[derive(clap::Args)]
@@ -17,12 +18,15 @@ pub(super) struct TrainStepArgs {
     /// Train every weight instead of an adapter.
     #[arg(long, requires = "train", conflicts_with = "lora_r")]
     full: bool,
+    /// Moments of AdamW in F32, or in 8 bits.
+    #[arg(long, value_enum, default_value = "adamw_torch", requires = "train")]
+    optim: Optim,
 }
 
 impl TrainStepArgs {
     /// The step, if one is asked for.
     pub(super) fn step(&self) -> Option<TrainingStep> {
         let lora_r = (!self.full).then_some(self.lora_r);
-        self.train.then_some(TrainingStep { shape: self.train_tokens, lora_r })
+        self.train.then_some(TrainingStep { shape: self.train_tokens, lora_r, optim: self.optim })
     }
 }

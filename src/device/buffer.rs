@@ -1,6 +1,6 @@
 //! Host memory behind a tensor: owned and cache-line aligned, or a window of a memory-mapped file.
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -69,5 +69,13 @@ impl MappedSlice {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.map[self.start..self.start + self.len]
+    }
+
+    /// Lets the system take back the memory of what was read; another look reads the file again.
+    pub fn release(&self) {
+        // SAFETY: the map is of a file and read-only, so its pages hold nothing that the file does not.
+        let released = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.start, self.len) };
+        // Refused only where the system has no such call: the memory then stays in use.
+        released.unwrap_or_default();
     }
 }

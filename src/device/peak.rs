@@ -1,7 +1,7 @@
 //! What this processor can do at most, measured: fused multiply-adds, dot products of bf16 and memory reads over all worker
 //! threads; and what the process took at most.
 
-use super::Compute;
+use super::{Compute, Weights};
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// Measured ceilings of the CPU, over all threads of rayon's pool.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Peak {
-    /// The operation that products are made of, in registers, in FLOP/s: F32 fused multiply-adds (2 FLOPs each) or, for
-    /// [`Compute::Bf16`], `vdpbf16ps` where the processor has it.
+    /// The operation that products are made of, in registers, in FLOP/s: F32 fused multiply-adds (2 FLOPs each), for
+    /// [`Compute::Bf16`] `vdpbf16ps`, or for [`Weights::Int8`] `vpdpbusd`, where the processor has them.
     pub flops_per_second: f64,
     /// Sequential reads from memory, in bytes/s.
     pub bytes_per_second: f64,
@@ -18,10 +18,11 @@ pub struct Peak {
 
 impl Peak {
     /// Measures both, about 0.2 s.
-    pub fn measure(compute: Compute) -> Peak {
-        let flops_per_second = match compute {
-            Compute::F32 => fma_peak(),
-            Compute::Bf16 => dot_peak(),
+    pub fn measure(compute: Compute, weights: Weights) -> Peak {
+        let flops_per_second = match (weights, compute) {
+            (Weights::Int8, _) => int8_peak(),
+            (Weights::Stored, Compute::F32) => fma_peak(),
+            (Weights::Stored, Compute::Bf16) => dot_peak(),
         };
         Peak { flops_per_second, bytes_per_second: read_bandwidth() }
     }
@@ -52,6 +53,17 @@ pub fn dot_peak() -> f64 {
         return burst_peak(|| unsafe { dot_burst_avx512() });
     }
     fma_peak()
+}
+
+/// Peak of dot products of four 8-bit integers in operations/s (2 each), over all threads of rayon's pool; that of bf16 on
+/// processors without AVX-512 VNNI. About 75 ms.
+pub fn int8_peak() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512f") {
+        // SAFETY: the CPU has AVX-512 VNNI.
+        return burst_peak(|| unsafe { int8_burst_avx512() });
+    }
+    dot_peak()
 }
 
 /// FLOP/s of a burst that gives its FLOPs, over all threads.
@@ -138,6 +150,19 @@ fn dot_burst_avx512() -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn int8_burst_avx512() -> u64 {
+    use std::arch::x86_64::*;
+    let (a, b) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(-5)));
+    let mut sums = [_mm512_set1_epi32(1); ACCUMULATORS];
+    for _ in 0..STEPS {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, a, b));
+    }
+    black_box(sums);
+    (STEPS * ACCUMULATORS * 64 * 2) as u64
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn fma_burst_avx2() -> u64 {
     use std::arch::x86_64::*;
@@ -189,8 +214,9 @@ mod tests {
 
     #[test]
     fn measured_peaks_are_those_of_a_computer() {
-        let peak = Peak::measure(Compute::F32);
-        let bf16 = dot_peak();
+        let peak = Peak::measure(Compute::F32, Weights::Stored);
+        let (bf16, int8) = (dot_peak(), int8_peak());
+        assert!(int8 > bf16 / 4.0 && int8 < 8.0 * bf16, "{int8} beside {bf16}");
         assert!(bf16 < 8.0 * peak.flops_per_second && bf16 > peak.flops_per_second / 4.0, "{bf16} beside {peak:?}");
         // From one slow scalar core to a thousand of the widest vector cores.
         assert!((1e8..1e15).contains(&peak.flops_per_second), "{peak:?}");

@@ -271,6 +271,13 @@ impl Tensor {
         Ok(())
     }
 
+    /// Lets the system take back the memory of a mapped tensor, after it was copied; reading it again is allowed.
+    pub fn release_mapped(&self) {
+        if let Storage::Mapped(slice) = &self.storage {
+            slice.release();
+        }
+    }
+
     /// An owned F32 copy.
     pub fn to_f32(&self) -> Tensor {
         let mut out = Tensor::zeros(&self.shape, DType::F32);

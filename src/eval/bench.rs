@@ -85,7 +85,8 @@ pub struct BenchRow {
     pub bytes_per_second: f64,
     /// The same over the measured read bandwidth; may pass 1 where operands stay in the cache.
     pub bandwidth_utilization: f64,
-    /// The measured peak in FLOP/s: of `vdpbf16ps` for bf16 products, of F32 multiply-adds otherwise.
+    /// The measured peak in FLOP/s: of `vpdpbusd` for weights of 8 bits, of `vdpbf16ps` for bf16 products, of F32 multiply-adds
+    /// otherwise.
     pub peak_flops_per_second: f64,
     /// Share of the time that the machine's limits account for: the larger of `mfu` and `bandwidth_utilization`.
     pub floor_share: f64,
@@ -109,7 +110,7 @@ impl<'a> Bench<'a> {
         if options.repetitions == 0 {
             return Err(Error::usage("--repetitions", "one or more", "0"));
         }
-        let peak = Peak::measure(dev.compute());
+        let peak = Peak::measure(dev.compute(), dev.weights());
         let tensors = weights(model);
         let packed = if dev.weights() == Weights::Int8 { " as int8" } else { "" };
         let lora = model.lora_rank().map_or_else(String::new, |r| format!(" + LoRA r={r}"));

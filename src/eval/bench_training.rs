@@ -29,6 +29,7 @@ mod tests {
     use crate::eval::bench::BenchOptions;
     use crate::eval::training_step::StepShape;
     use crate::model::Llama;
+    use crate::train::Optim;
     use std::path::Path;
 
     #[test]
@@ -47,7 +48,7 @@ mod tests {
         let bench = Bench::new(&dev, &model, &dir, &options).unwrap();
         let shape = StepShape { sequences: 2, tokens: 16 };
         for (lora_r, name) in [(Some(4), "train2x16 lora-r4"), (None, "train2x16 full")] {
-            let row = bench.train(&TrainingStep { shape, lora_r }).unwrap();
+            let row = bench.train(&TrainingStep { shape, lora_r, optim: Optim::AdamwTorch }).unwrap();
             assert_eq!((row.test.as_str(), row.samples_ns.len(), row.n_seqs), (name, 2, 2));
             // Forward and input gradients of every weight: more than twice the forward pass's products in either case.
             let forward = (model.config.flops_matmul() * 32) as f64;
@@ -56,7 +57,8 @@ mod tests {
         assert!(model.blocks[0].q.weight.bytes() == before);
         for tokens in [1, model.config.max_position_embeddings + 1] {
             let shape = StepShape { sequences: 1, tokens };
-            let error = bench.train(&TrainingStep { shape, lora_r: None }).unwrap_err().to_string();
+            let error =
+                bench.train(&TrainingStep { shape, lora_r: None, optim: Optim::Adamw8bit }).unwrap_err().to_string();
             assert!(error.starts_with("--train-tokens"), "{error}");
         }
     }

@@ -4,7 +4,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::adapter::LoraConfig;
 use crate::model::{Config, Projection, Recompute};
-use crate::train::{MemoryPlan, Method, OptimizerOptions, Schedule, SchedulerType, TrainerOptions};
+use crate::train::{MemoryPlan, Method, Optim, OptimizerOptions, Schedule, SchedulerType, TrainerOptions, pieces};
 use std::str::FromStr;
 
 /// Sequences of a training step and tokens of each, written `4x512`.
@@ -36,6 +36,8 @@ pub struct TrainingStep {
     pub shape: StepShape,
     /// Rank of an adapter on all seven projections of every block; `None`: every weight is trained.
     pub lora_r: Option<usize>,
+    /// How the optimiser keeps its moments.
+    pub optim: Optim,
 }
 
 impl TrainingStep {
@@ -44,10 +46,11 @@ impl TrainingStep {
         self.lora_r.map_or(Method::Full, |r| Method::Lora(all_projections(r)))
     }
 
-    /// `train4x512 lora-r8` or `train4x512 full`.
+    /// `train4x512 lora-r8`, `train4x512 full` or `train4x512 full adamw_8bit`.
     pub fn name(&self) -> String {
         let kind = self.lora_r.map_or("full".to_string(), |r| format!("lora-r{r}"));
-        format!("train{}x{} {kind}", self.shape.sequences, self.shape.tokens)
+        let optim = if self.optim == Optim::Adamw8bit { " adamw_8bit" } else { "" };
+        format!("train{}x{} {kind}{optim}", self.shape.sequences, self.shape.tokens)
     }
 
     /// Tokens of the whole step.
@@ -79,8 +82,9 @@ impl TrainingStep {
         weight_bytes: u64,
         recompute: Option<Recompute>,
     ) -> Result<TrainerOptions> {
-        let (method, max_tokens) = (self.method(), self.tokens());
-        let plan = |recompute| MemoryPlan::new(dev, config, &method, weight_bytes, max_tokens, recompute);
+        let max_tokens = pieces::largest(dev, self.tokens(), self.shape.tokens);
+        let (method, optim) = (self.method(), self.optim);
+        let plan = |recompute| MemoryPlan::new(dev, config, &method, optim, weight_bytes, max_tokens, recompute);
         let recompute = match MemoryPlan::choose(dev, plan, recompute, None) {
             Err(Error::Budget { what, needed, available, .. }) => {
                 let instead = "lower --train-tokens, or use --lora-r instead of --full".into();
@@ -90,7 +94,8 @@ impl TrainingStep {
         };
         let schedule =
             Schedule { learning_rate: 1e-5, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: u64::MAX };
-        Ok(TrainerOptions { method, optimizer: OptimizerOptions::default(), schedule, recompute, max_tokens, seed: 0 })
+        let optimizer = OptimizerOptions { optim, ..OptimizerOptions::default() };
+        Ok(TrainerOptions { method, optimizer, schedule, recompute, max_tokens, seed: 0 })
     }
 }
 

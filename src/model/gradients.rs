@@ -186,7 +186,10 @@ fn unique(tensor: &mut Arc<Tensor>) -> Result<&mut Tensor> {
 impl Llama {
     /// The same model with every weight an owned F32 copy, which training can change.
     pub fn into_f32(mut self) -> Llama {
-        let own = |tensor: &mut Arc<Tensor>| *tensor = Arc::new(tensor.to_f32());
+        let own = |tensor: &mut Arc<Tensor>| {
+            let copy = Arc::new(tensor.to_f32());
+            std::mem::replace(tensor, copy).release_mapped();
+        };
         own(&mut self.embed_tokens);
         for block in &mut self.blocks {
             own(&mut block.input_norm);

@@ -28,6 +28,7 @@ impl Linear {
     /// not change afterwards.
     pub fn pack(&mut self, dev: &Device) -> Result<()> {
         self.packed = Some(Arc::new(PackedWeight::for_device(dev, &self.weight)?));
+        self.weight.release_mapped();
         Ok(())
     }
 

@@ -124,8 +124,8 @@ impl Llama {
         if dev.is_cpu() { self.pack(dev) } else { self.place(dev) }
     }
 
-    /// Packs every projection and the output head for inference: faster, above all with few rows, for one more copy of the
-    /// weights in memory (the mapped file's pages can be dropped by the system). Results stay the same to the bit, but for
+    /// Packs every projection and the output head for inference: faster, above all with few rows; the packed copy takes the place
+    /// of the mapped file in memory. Results stay the same to the bit, but for
     /// [`Weights::Int8`](crate::device::Weights::Int8). The model then fits devices of the same
     /// [`Compute`](crate::device::Compute). Training changes weights, so it works on an
     /// unpacked model.
@@ -136,6 +136,7 @@ impl Llama {
             }
         }
         self.packed_head = Some(Arc::new(PackedWeight::for_device(dev, self.head())?));
+        self.head().release_mapped();
         Ok(())
     }
 

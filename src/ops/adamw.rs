@@ -60,22 +60,10 @@ pub fn adamw(
         None if dev.is_cpu() => {}
         _ => return Err(Error::shape("adamw", "master", "one on a card, none on the CPU", "the other")),
     }
-    let AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale } = settings;
-    if step == 0 {
-        return Err(Error::shape("adamw", "step", "1 or more", "0"));
-    }
+    settings.check("adamw")?;
     let n = g.elements() as u64;
     let _span = dev.span(Op::AdamW, Cost { flops: 14 * n, bytes: 28 * n });
-    let factors = Factors {
-        grad_scale,
-        keep: (1.0 - lr * weight_decay) as f32,
-        gain1: (1.0 - beta1) as f32,
-        beta2: beta2 as f32,
-        gain2: (1.0 - beta2) as f32,
-        step_size: (lr / (1.0 - beta1.powf(step as f64))) as f32,
-        root: (1.0 - beta2.powf(step as f64)).sqrt() as f32,
-        eps: eps as f32,
-    };
+    let factors = Factors::new(&settings);
     #[cfg(feature = "cuda")]
     if let (Backend::Cuda(cuda), Some(master)) = (dev.backend(), master) {
         let tensor = optimizer_tensor {
@@ -95,7 +83,7 @@ pub fn adamw(
             tensors,
             seed: 0, // of random rounding, which a master makes needless
             n_tensors: 1,
-            step: step as u32,
+            step: settings.step as u32,
             grad_scale,
             keep,
             gain1,
@@ -112,9 +100,16 @@ pub fn adamw(
     Ok(())
 }
 
+impl AdamW {
+    /// Errors on step 0.
+    pub(super) fn check(&self, op: &'static str) -> Result<()> {
+        if self.step == 0 { Err(Error::shape(op, "step", "1 or more", "0")) } else { Ok(()) }
+    }
+}
+
 /// The factors of one step, each rounded to f32 once.
 #[derive(Clone, Copy)]
-struct Factors {
+pub(super) struct Factors {
     grad_scale: f32,
     keep: f32,
     gain1: f32,
@@ -123,6 +118,37 @@ struct Factors {
     step_size: f32,
     root: f32,
     eps: f32,
+}
+
+impl Factors {
+    pub(super) fn new(settings: &AdamW) -> Factors {
+        let AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale } = *settings;
+        Factors {
+            grad_scale,
+            keep: (1.0 - lr * weight_decay) as f32,
+            gain1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            gain2: (1.0 - beta2) as f32,
+            step_size: (lr / (1.0 - beta1.powf(step as f64))) as f32,
+            root: (1.0 - beta2.powf(step as f64)).sqrt() as f32,
+            eps: eps as f32,
+        }
+    }
+
+    /// Parameters and both moments after the step.
+    #[inline(always)]
+    pub(super) unsafe fn step<S: Simd>(self, p: S::V, m: S::V, v: S::V, g: S::V) -> (S::V, S::V, S::V) {
+        // SAFETY: arithmetic on registers; the caller runs inside `dispatch`.
+        unsafe {
+            let g = S::mul(g, S::splat(self.grad_scale));
+            let mean = S::add(m, S::mul(S::splat(self.gain1), S::sub(g, m)));
+            let square = S::mul(S::mul(S::splat(self.gain2), g), g);
+            let square = S::add(S::mul(v, S::splat(self.beta2)), square);
+            let below = S::add(S::div(S::sqrt(square), S::splat(self.root)), S::splat(self.eps));
+            let change = S::div(S::mul(S::splat(self.step_size), mean), below);
+            (S::sub(S::mul(p, S::splat(self.keep)), change), mean, square)
+        }
+    }
 }
 
 struct Step<'a> {
@@ -139,18 +165,11 @@ impl Kernel for Step<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let state = self.p.chunks_mut(LANES).zip(self.m.chunks_mut(LANES)).zip(self.v.chunks_mut(LANES));
-        let f = self.factors;
         for (((p, m), v), g) in state.zip(self.g.chunks(LANES)) {
             // SAFETY: inside `dispatch`.
             unsafe {
-                let g = S::mul(S::read(g), S::splat(f.grad_scale));
-                let old = S::read(m);
-                let mean = S::add(old, S::mul(S::splat(f.gain1), S::sub(g, old)));
-                let square = S::mul(S::mul(S::splat(f.gain2), g), g);
-                let square = S::add(S::mul(S::read(v), S::splat(f.beta2)), square);
-                let below = S::add(S::div(S::sqrt(square), S::splat(f.root)), S::splat(f.eps));
-                let change = S::div(S::mul(S::splat(f.step_size), mean), below);
-                S::write(p, S::sub(S::mul(S::read(p), S::splat(f.keep)), change));
+                let (next, mean, square) = self.factors.step::<S>(S::read(p), S::read(m), S::read(v), S::read(g));
+                S::write(p, next);
                 S::write(m, mean);
                 S::write(v, square);
             }

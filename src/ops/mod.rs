@@ -8,6 +8,7 @@
 //! are the same whatever the batch.
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod angle;
 pub mod argmax;
 pub mod attention;

@@ -65,16 +65,16 @@ pub fn kv_store(
         };
         return cuda.launch("kv_store", Grid::rows(tokens, width), &params);
     }
-    for (t, &slot) in slots.u32().iter().enumerate() {
-        let (from, to) = (t * width..(t + 1) * width, slot as usize * width..(slot as usize + 1) * width);
-        for (pages, new) in [(&mut *k_pages, k), (&mut *v_pages, v)] {
+    parallel::for_each([(k_pages, k), (v_pages, v)].into_iter(), |(pages, new)| {
+        for (new, &slot) in new.f32().chunks_exact(width).zip(slots.u32()) {
+            let to = slot as usize * width..(slot as usize + 1) * width;
             if pages.dtype() == DType::BF16 {
-                round(&mut pages.bf16_mut()[to.clone()], &new.f32()[from.clone()]);
+                round(&mut pages.bf16_mut()[to], new);
             } else {
-                pages.f32_mut()[to.clone()].copy_from_slice(&new.f32()[from.clone()]);
+                pages.f32_mut()[to].copy_from_slice(new);
             }
         }
-    }
+    });
     Ok(())
 }
 

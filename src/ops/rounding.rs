@@ -1,6 +1,6 @@
 //! F32 to BF16, the way AVX-512 BF16 does it on every processor.
 
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Kernel, LANES, Simd, dispatch_dot};
 use half::bf16;
 
 /// The bits of `x` as bf16: to nearest, ties to even; subnormal numbers become 0 with their sign, NaN stays NaN (quiet).
@@ -23,7 +23,7 @@ pub(crate) fn bf16_value(x: f32) -> f32 {
 
 /// `y[i] = x[i]` rounded. Equal lengths.
 pub(crate) fn round(y: &mut [bf16], x: &[f32]) {
-    dispatch(Round { y, x });
+    dispatch_dot(Round { y, x });
 }
 
 struct Round<'a> {
@@ -36,7 +36,12 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for (y, x) in self.y.iter_mut().zip(self.x) {
+        let whole = self.x.len() / LANES * LANES;
+        for (y, x) in self.y.chunks_exact_mut(LANES).zip(self.x.chunks_exact(LANES)) {
+            // SAFETY: inside `dispatch_dot`; 16 elements are there on both sides.
+            unsafe { S::store_bf16(y.as_mut_ptr().cast(), S::load(x.as_ptr())) };
+        }
+        for (y, x) in self.y[whole..].iter_mut().zip(&self.x[whole..]) {
             *y = bf16::from_bits(bf16_bits(*x));
         }
     }

@@ -2,8 +2,8 @@
 
 use super::chain::machine;
 use super::settings::Recipe;
-use crate::device::Compute;
 use crate::device::peak::{Peak, fma_peak};
+use crate::device::{Compute, Weights};
 use crate::error::{Error, Result};
 use crate::report::{LossCurve, ModelRow, OperationRow, Report, StageRow};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub(super) fn report(
     let heatmap_svg = std::fs::read_to_string(&heatmap).map_err(Error::io(&heatmap, "read"))?;
     let settings = toml::to_string_pretty(recipe)
         .map_err(|e| Error::format(&recipe.output, "recipe", "settings that TOML can hold", e.to_string()))?;
-    let peak = Peak::measure(Compute::Bf16);
+    let peak = Peak::measure(Compute::Bf16, Weights::Stored);
     Ok(Report {
         title: recipe.title.clone(),
         ratoon_version: env!("CARGO_PKG_VERSION").to_string(),

@@ -4,7 +4,6 @@ use super::log::LogEntry;
 use super::model_dir::{copy_tokenizer, save_f32};
 use super::options::FinetuneOptions;
 use super::trainer::{Method, Trainer};
-use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::model::safetensors::{TensorSpec, WeightFiles, header_bytes};
 use crate::output::{StagedDir, write_file};
@@ -109,9 +108,10 @@ pub fn restore(dir: &Path, method: &Method, trainer: &mut Trainer, state: &Train
         copy(&weights, &name, parameter)?;
         names.push(name);
     }
-    for (i, name) in names.iter().enumerate() {
-        copy(&moments, &format!("exp_avg.{name}"), &mut trainer.m[i])?;
-        copy(&moments, &format!("exp_avg_sq.{name}"), &mut trainer.v[i])?;
+    for (kept, name) in trainer.moments.iter_mut().zip(&names) {
+        for (kind, tensor) in kept.tensors_mut() {
+            copy(&moments, &format!("{kind}.{name}"), tensor)?;
+        }
     }
     trainer.round_masters()?;
     trainer.steps = state.global_step;
@@ -121,27 +121,24 @@ pub fn restore(dir: &Path, method: &Method, trainer: &mut Trainer, state: &Train
 
 fn copy(files: &WeightFiles, name: &str, to: &mut crate::device::Tensor) -> Result<()> {
     let from = files.tensor(name)?;
-    if from.shape() != to.shape() || from.dtype() != DType::F32 {
+    if from.shape() != to.shape() || from.dtype() != to.dtype() {
         let found = format!("{} {:?}", from.dtype(), from.shape());
         let path = files.tensors.get(name).map(|info| files.path(info)).unwrap_or(Path::new(""));
-        return Err(Error::format(path, format!("tensor {name}"), format!("F32 {:?}", to.shape()), found));
+        return Err(Error::format(path, format!("tensor {name}"), format!("{} {:?}", to.dtype(), to.shape()), found));
     }
     to.copy_from(&from)
 }
 
 fn save_optimizer(trainer: &mut Trainer, path: &Path) -> Result<()> {
     let names: Vec<String> = trainer.parameters_mut()?.into_iter().map(|(name, _)| name).collect();
-    let spec =
-        |kind: &str, name: &String, shape: &[usize]| TensorSpec::new(format!("{kind}.{name}"), DType::F32, shape);
-    let first = names.iter().zip(&trainer.m).map(|(name, m)| spec("exp_avg", name, m.shape()));
-    let second = names.iter().zip(&trainer.v).map(|(name, v)| spec("exp_avg_sq", name, v.shape()));
-    let specs: Vec<TensorSpec> = first.chain(second).collect();
+    let kept = || {
+        names.iter().zip(&trainer.moments).flat_map(|(name, kept)| {
+            kept.tensors().into_iter().map(move |(kind, tensor)| (format!("{kind}.{name}"), tensor))
+        })
+    };
+    let specs: Vec<TensorSpec> = kept().map(|(name, t)| TensorSpec::new(name, t.dtype(), t.shape())).collect();
     write_file(path, |out| {
         out.write_all(&header_bytes(&specs))?;
-        trainer
-            .m
-            .iter()
-            .chain(&trainer.v)
-            .try_for_each(|t| out.write_all(t.host().map_err(std::io::Error::other)?.bytes()))
+        kept().try_for_each(|(_, t)| out.write_all(t.host().map_err(std::io::Error::other)?.bytes()))
     })
 }

@@ -6,6 +6,7 @@ use super::log::{Log, LogEntry};
 use super::memory::MemoryPlan;
 use super::model_dir::{copy_tokenizer, fingerprint, hex, save_like};
 use super::options::{FinetuneOptions, Resume};
+use super::pieces;
 use super::schedule::Schedule;
 use super::trainer::{Method, Trainer, TrainerOptions};
 use crate::data;
@@ -99,9 +100,12 @@ pub fn prepare(dev: &Device, options: &FinetuneOptions) -> Result<Prepared> {
     let total_steps = options
         .max_steps
         .unwrap_or_else(|| ((options.num_train_epochs * order.steps_per_epoch() as f64).ceil() as u64).max(1));
-    let max_tokens = order.max_tokens(&lengths);
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let max_tokens = pieces::largest(dev, order.max_tokens(&lengths), longest);
     let weight_bytes = WeightFiles::open(&options.model)?.total_bytes();
-    let plan = |recompute| MemoryPlan::new(dev, &config, &options.method, weight_bytes, max_tokens, recompute);
+    let (method, optim) = (&options.method, options.optimizer.optim);
+    optim.check(dev)?;
+    let plan = |recompute| MemoryPlan::new(dev, &config, method, optim, weight_bytes, max_tokens, recompute);
     let plan = MemoryPlan::choose(dev, plan, options.recompute, options.memory_budget)?;
     Ok(Prepared { sequences, rows, order, total_steps, plan, max_tokens })
 }

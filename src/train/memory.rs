@@ -1,5 +1,6 @@
 //! Memory of a run, planned before anything is loaded.
 
+use super::optimizer::Optim;
 use super::trainer::Method;
 use crate::device::Device;
 use crate::device::peak::available_memory;
@@ -16,7 +17,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// F32 gradients of what is trained.
     pub gradients: u64,
-    /// Two F32 moments of what is trained.
+    /// The moments of what is trained.
     pub optimizer: u64,
     /// Activations and their gradients, and the logits of one chunk.
     pub activations: u64,
@@ -25,11 +26,12 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans micro-batches of at most `tokens` tokens; `weight_bytes` is the size of the weight files.
+    /// Plans passes over at most `tokens` tokens at a time; `weight_bytes` is the size of the weight files.
     pub fn new(
         dev: &Device,
         config: &Config,
         method: &Method,
+        optim: Optim,
         weight_bytes: u64,
         tokens: usize,
         recompute: Recompute,
@@ -50,8 +52,18 @@ impl MemoryPlan {
             Method::Lora(_) => 2 * config.parameters() + 6 * trained,
         };
         let logits = cross_entropy::plan_bytes(dev, tokens, config.hidden_size, config.vocab_size) as u64;
+        let optimizer = match method {
+            Method::Full => optim.plan_bytes(config.expected_tensors().iter().map(|(n, s)| (n.as_str(), s.as_slice()))),
+            Method::Lora(lora) => {
+                let factors = lora.places(blocks).flat_map(|(_, p)| {
+                    let [out, inputs] = config.projection_shape(p);
+                    [[lora.r, inputs], [out, lora.r]]
+                });
+                factors.map(|shape| optim.plan_bytes(std::iter::once(("", shape.as_slice())))).sum()
+            }
+        };
         let activations = Activations::plan_bytes(dev, config, tokens, recompute, blocks_kept) + logits;
-        MemoryPlan { weights, gradients: 4 * trained, optimizer: 8 * trained, activations, recompute }
+        MemoryPlan { weights, gradients: 4 * trained, optimizer, activations, recompute }
     }
 
     /// All of it.

@@ -1,8 +1,9 @@
 //! Settings of a fine-tuning run.
 
 use super::data::OnOverflow;
+use super::optimizer::OptimizerOptions;
 use super::schedule::SchedulerType;
-use super::trainer::{Method, OptimizerOptions};
+use super::trainer::Method;
 use crate::error::{Error, Result};
 use crate::model::Recompute;
 use serde::{Deserialize, Serialize};

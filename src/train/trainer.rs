@@ -1,6 +1,8 @@
 //! One training step: micro-batches through the model, clipping, AdamW.
 
 use super::data::Sequence;
+use super::optimizer::{Moments, OptimizerOptions};
+use super::pieces::pieces;
 use super::schedule::Schedule;
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
@@ -8,7 +10,6 @@ use crate::model::adapter::{self, LoraConfig};
 use crate::model::lora::DropoutKey;
 use crate::model::safetensors::check::first_not_finite;
 use crate::model::{Activations, Adapter, Gradients, Llama, Recompute, Trainable};
-use crate::ops::adamw::{AdamW, adamw};
 use crate::ops::grad_norm::grad_norm;
 use crate::ops::log_probs::IGNORE;
 use serde::{Deserialize, Serialize};
@@ -24,36 +25,6 @@ pub enum Method {
     Lora(LoraConfig),
 }
 
-/// Options of AdamW, named as in transformers.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OptimizerOptions {
-    /// Decay of the mean of gradients.
-    pub adam_beta1: f64,
-    /// Decay of the mean of squared gradients.
-    pub adam_beta2: f64,
-    /// Added outside the square root.
-    pub adam_epsilon: f64,
-    /// Decoupled decay of every trained tensor, as `torch.optim.AdamW` does it.
-    pub weight_decay: f64,
-    /// Leaves norms and biases (tensors of one dimension) out of the decay.
-    pub no_decay_norms: bool,
-    /// Gradients are scaled down to this total norm; 0: never.
-    pub max_grad_norm: f64,
-}
-
-impl Default for OptimizerOptions {
-    fn default() -> OptimizerOptions {
-        OptimizerOptions {
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            weight_decay: 0.0,
-            no_decay_norms: false,
-            max_grad_norm: 1.0,
-        }
-    }
-}
-
 /// Everything a [`Trainer`] is made from.
 #[derive(Clone, Debug)]
 pub struct TrainerOptions {
@@ -65,7 +36,8 @@ pub struct TrainerOptions {
     pub schedule: Schedule,
     /// What the backward pass computes again.
     pub recompute: Recompute,
-    /// Tokens of the largest micro-batch.
+    /// Most tokens that go through the model at a time: of a micro-batch or, on the CPU, of the pieces of 512 tokens in which it
+    /// is worked off, or of the longest sequence where that is more.
     pub max_tokens: usize,
     /// Seed of new adapters and of dropout.
     pub seed: u64,
@@ -117,14 +89,12 @@ pub struct Trainer {
     grads: Gradients,
     /// F32 masters of the trained parameters, listed like their gradients; `None` where the model's own are F32.
     masters: Option<Gradients>,
-    /// Running mean of each gradient.
-    pub(super) m: Vec<Tensor>,
-    /// Running mean of each squared gradient.
-    pub(super) v: Vec<Tensor>,
+    /// What the optimiser keeps of each parameter.
+    pub(super) moments: Vec<Moments>,
     ws: Activations,
     /// Optimiser steps done.
     pub(super) steps: u64,
-    /// Micro-batches done: numbers the masks of dropout.
+    /// Pieces of micro-batches done: numbers the masks of dropout.
     pub(super) micro_batches: u64,
 }
 
@@ -132,6 +102,7 @@ impl Trainer {
     /// Prepares a model from the host: F32 master weights for a full run, new adapters for LoRA unless the model already
     /// carries some.
     pub fn new(dev: &Device, mut model: Llama, options: TrainerOptions) -> Result<Trainer> {
+        options.optimizer.optim.check(dev)?;
         let trainable = match &options.method {
             Method::Full => {
                 if dev.is_cpu() {
@@ -151,10 +122,11 @@ impl Trainer {
             }
         };
         let grads = Gradients::new(dev, &model, trainable)?;
-        let like = || -> Result<Vec<Tensor>> {
-            grads.tensors().into_iter().map(|g| dev.zeros(g.shape(), DType::F32)).collect()
-        };
-        let (m, v) = (like()?, like()?);
+        let moments = model
+            .parameters_mut(trainable)?
+            .iter()
+            .map(|(name, p)| Moments::zeros(dev, options.optimizer.optim, name, p.shape()))
+            .collect::<Result<_>>()?;
         let mut masters = None;
         if !dev.is_cpu() {
             masters = Some(Gradients::made(&model, trainable, |parameter| dev.upload(parameter, DType::F32))?);
@@ -162,7 +134,7 @@ impl Trainer {
         }
         let ws = Activations::new(dev, &model, options.max_tokens, options.recompute, grads.lowest_block())?;
         let dev = dev.clone();
-        Ok(Trainer { dev, model, options, trainable, grads, masters, m, v, ws, steps: 0, micro_batches: 0 })
+        Ok(Trainer { dev, model, options, trainable, grads, masters, moments, ws, steps: 0, micro_batches: 0 })
     }
 
     /// Optimiser steps done.
@@ -223,8 +195,8 @@ impl Trainer {
         self.grads.zero()?;
         let scale = (1.0 / targets as f64) as f32;
         let (mut sum, mut tokens) = (0.0, 0);
-        for micro_batch in micro_batches {
-            let (batch, next) = super::data::collate(micro_batch);
+        for piece in micro_batches.iter().flat_map(|micro_batch| pieces(&self.dev, micro_batch)) {
+            let (batch, next) = super::data::collate(&piece);
             tokens += batch.tokens() as u64;
             let key = self.dropout_key();
             let (ws, grads) = (&mut self.ws, &mut self.grads);
@@ -236,24 +208,15 @@ impl Trainer {
         let grads = self.grads.tensors();
         let norm = grad_norm(&self.dev, &grads)?;
         self.finite("gradient norm", norm)?;
-        let max = self.options.optimizer.max_grad_norm;
+        let optimizer = self.options.optimizer;
+        let max = optimizer.max_grad_norm;
         let clip = if max > 0.0 { (max / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let learning_rate = self.options.schedule.at(self.steps);
-        let OptimizerOptions { adam_beta1, adam_beta2, adam_epsilon, weight_decay, no_decay_norms, .. } =
-            self.options.optimizer;
         let parameters = self.model.parameters_mut(self.trainable)?;
         let mut masters = self.masters.iter_mut().flat_map(Gradients::tensors_mut);
-        for ((((_, p), m), v), g) in parameters.into_iter().zip(&mut self.m).zip(&mut self.v).zip(grads) {
-            let settings = AdamW {
-                lr: learning_rate,
-                beta1: adam_beta1,
-                beta2: adam_beta2,
-                eps: adam_epsilon,
-                weight_decay: if no_decay_norms && p.shape().len() == 1 { 0.0 } else { weight_decay },
-                step: self.steps + 1,
-                grad_scale: clip as f32,
-            };
-            adamw(&self.dev, p, masters.next(), m, v, g, settings)?;
+        for (((_, p), moments), g) in parameters.into_iter().zip(&mut self.moments).zip(grads) {
+            let settings = optimizer.step(self.steps + 1, learning_rate, clip as f32, p.shape().len());
+            moments.step(&self.dev, p, masters.next(), g, settings)?;
         }
         self.steps += 1;
         Ok(StepReport { loss, grad_norm: norm, learning_rate, tokens, target_tokens: targets })

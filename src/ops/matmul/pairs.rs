@@ -6,7 +6,7 @@ use super::pack::{Left, Right, Source, transpose_u32};
 use super::scratch;
 use super::tile::PANEL;
 use crate::ops::rounding::{bf16_bits, round};
-use crate::ops::simd::{Kernel, Simd, dispatch};
+use crate::ops::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot};
 use half::bf16;
 
 impl<'a> Left<'a> {
@@ -98,7 +98,7 @@ impl Source<'_> {
         match self {
             Source::F32(x) => {
                 let (even, odd) = (&x[even..even + n], odd.map(|odd| &x[odd..odd + n]));
-                dispatch(Interleave { dst, even, odd, bits: bf16_bits });
+                dispatch_dot(RoundPairs { dst: bytemuck::cast_slice_mut(dst), even, odd });
             }
             Source::Bf16(x) => {
                 let (even, odd) = (&x[even..even + n], odd.map(|odd| &x[odd..odd + n]));
@@ -107,6 +107,32 @@ impl Source<'_> {
             Source::F16(x) => {
                 let (even, odd) = (&x[even..even + n], odd.map(|odd| &x[odd..odd + n]));
                 dispatch(Interleave { dst, even, odd, bits: |v: half::f16| bf16_bits(v.to_f32()) });
+            }
+        }
+    }
+}
+
+/// [`Interleave`] of f32; the u32 are the bits of `dst`.
+struct RoundPairs<'a> {
+    dst: &'a mut [f32],
+    even: &'a [f32],
+    odd: Option<&'a [f32]>,
+}
+
+impl Kernel for RoundPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let mut odd = self.odd.map(|odd| odd.chunks(LANES));
+        for (dst, even) in self.dst.chunks_mut(LANES).zip(self.even.chunks(LANES)) {
+            // SAFETY: inside `dispatch_dot`.
+            unsafe {
+                let odd = match odd.as_mut().and_then(Iterator::next) {
+                    Some(odd) => S::read(odd),
+                    None => S::splat(0.0),
+                };
+                S::write(dst, S::pair(S::read(even), odd));
             }
         }
     }

@@ -78,6 +78,13 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// Both rounded to bf16, as the halves of each lane's bits: what [`Simd::dot`] takes.
+    #[inline(always)]
+    unsafe fn pair(low: Self::V, high: Self::V) -> Self::V {
+        // SAFETY: the caller runs inside `dispatch`.
+        unsafe { pair_lanes::<Self>(low, high) }
+    }
+
     /// Writes the transpose of the 16 x 16 block at `src` to `dst`.
     #[inline(always)]
     unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_stride: usize) {
@@ -173,6 +180,21 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// [`Simd::pair`] lane by lane.
+#[inline(always)]
+unsafe fn pair_lanes<S: Simd>(low: S::V, high: S::V) -> S::V {
+    let (mut lanes, mut upper) = ([0.0f32; LANES], [0.0f32; LANES]);
+    // SAFETY: both hold 16 floats.
+    unsafe {
+        S::store(lanes.as_mut_ptr(), low);
+        S::store(upper.as_mut_ptr(), high);
+        for (low, high) in lanes.iter_mut().zip(upper) {
+            *low = f32::from_bits(u32::from(bf16_bits(*low)) | u32::from(bf16_bits(high)) << 16);
+        }
+        S::load(lanes.as_ptr())
+    }
+}
+
 /// `(exp(r) - 1 - r) / r^2`, highest power first.
 const EXP: [f32; 5] = [0.001_381_453_8, 0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94];
 
@@ -185,7 +207,7 @@ pub(crate) trait Kernel {
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// [`dispatch`] for kernels that spend their time in [`Simd::dot`]: AVX-512 BF16 where this processor has it.
+/// [`dispatch`] for kernels that spend their time in [`Simd::dot`] or in rounding to bf16: AVX-512 BF16 where this processor has it.
 #[inline]
 pub(crate) fn dispatch_dot<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]

@@ -147,3 +147,33 @@ fn products_of_pairs_are_chains_of_odd_and_even_steps_on_every_instruction_set()
         }
     }
 }
+
+struct Rounded<'a>(&'a [f32]);
+
+impl Kernel for Rounded<'_> {
+    type Output = Vec<f32>;
+
+    /// Pairs of each vector with the one after it.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len() - LANES];
+        for (i, y) in out.chunks_exact_mut(LANES).enumerate() {
+            let x = self.0[i * LANES..].as_ptr();
+            // SAFETY: two vectors are there; run by `on_each`.
+            unsafe { S::store(y.as_mut_ptr(), S::pair(S::load(x), S::load(x.add(LANES)))) };
+        }
+        out
+    }
+}
+
+#[test]
+fn pairs_hold_both_numbers_rounded_on_every_instruction_set() {
+    // Every exponent, both signs, infinities and NaN among them.
+    let x: Vec<f32> = (0..1 << 16).map(|i: u32| f32::from_bits(i.wrapping_mul(0x9e37_79b1))).collect();
+    for pairs in on_each(|| Rounded(&x)) {
+        for (i, pair) in pairs.iter().enumerate() {
+            let want = u32::from(bf16_bits(x[i])) | u32::from(bf16_bits(x[i + LANES])) << 16;
+            assert_eq!(pair.to_bits(), want, "{:08x} and {:08x}", x[i].to_bits(), x[i + LANES].to_bits());
+        }
+    }
+}

@@ -118,6 +118,19 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn pair(low: Self::V, high: Self::V) -> Self::V {
+        unsafe {
+            if BF16 {
+                let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
+                let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
+                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+                return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), high));
+            }
+            super::pair_lanes::<Self>(low, high)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_stride: usize) {
         unsafe {
             let mut r = [_mm512_setzero_ps(); 16];
