@@ -95,10 +95,8 @@ impl Kernel for Step<'_> {
         let second = self.v.0.chunks_exact_mut(BLOCK).zip(self.v.1);
         for ((p, g), ((m, m_scale), (v, v_scale))) in values.zip(first.zip(second)) {
             let (mut mean, mut square) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
-            for i in 0..BLOCK {
-                mean[i] = SIGNED[m[i] as usize] * *m_scale;
-                square[i] = UNSIGNED[v[i] as usize] * *v_scale;
-            }
+            mean.iter_mut().zip(&*m).for_each(|(mean, code)| *mean = SIGNED[usize::from(*code)] * *m_scale);
+            square.iter_mut().zip(&*v).for_each(|(square, code)| *square = UNSIGNED[usize::from(*code)] * *v_scale);
             let moments = mean.chunks_exact_mut(LANES).zip(square.chunks_exact_mut(LANES));
             for ((p, g), (m, v)) in p.chunks_mut(LANES).zip(g.chunks(LANES)).zip(moments) {
                 // SAFETY: inside `dispatch`.

@@ -1,16 +1,11 @@
 //! Tiles over pairs of bf16 in plain Rust: two `f32::mul_add` in the order of `vdpbf16ps` (see `dot_avx512.rs`).
 
 use super::portable::{finish, start};
-use super::tile::{PANEL, Tile, TileFn};
+use super::tile::{PANEL, Tile, TileFn, by_rows};
 
 /// The kernel for a tile of `rows` rows and at most one panel.
 pub fn kernel(rows: usize) -> TileFn {
-    match rows {
-        1 => tile::<1>,
-        2 => tile::<2>,
-        3 => tile::<3>,
-        _ => tile::<4>,
-    }
+    by_rows!(rows, M => tile::<M>, 1 2 3; 4)
 }
 
 /// `M` rows.

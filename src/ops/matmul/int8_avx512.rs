@@ -3,7 +3,7 @@
 
 use super::avx512::{finish, masks};
 use super::int8::{GROUP, LEFT_GROUP, PANEL_GROUP};
-use super::tile::{PANEL, Tile, TileFn};
+use super::tile::{PANEL, Tile, TileFn, by_rows};
 use std::arch::x86_64::*;
 
 /// Rows of the largest tile.
@@ -13,14 +13,7 @@ const AHEAD: usize = 2048;
 
 /// The kernel for a tile of `rows` rows and at most one panel.
 pub fn kernel(rows: usize) -> TileFn {
-    match rows {
-        1 => tile::<1>,
-        2 => tile::<2>,
-        3 => tile::<3>,
-        4 => tile::<4>,
-        5 => tile::<5>,
-        _ => tile::<6>,
-    }
+    by_rows!(rows, M => tile::<M>, 1 2 3 4 5; 6)
 }
 
 /// `M` rows by one panel.

@@ -2,18 +2,13 @@
 
 use super::int8::{GROUP, LEFT_GROUP, PANEL_GROUP};
 use super::portable::finish;
-use super::tile::{PANEL, Tile, TileFn};
+use super::tile::{PANEL, Tile, TileFn, by_rows};
 use crate::ops::simd::{Kernel, Simd, dispatch};
 use half::f16;
 
 /// The kernel for a tile of `rows` rows (at most 4) and at most one panel.
 pub fn kernel(rows: usize) -> TileFn {
-    match rows {
-        1 => tile::<1>,
-        2 => tile::<2>,
-        3 => tile::<3>,
-        _ => tile::<4>,
-    }
+    by_rows!(rows, M => tile::<M>, 1 2 3; 4)
 }
 
 /// `M` rows.

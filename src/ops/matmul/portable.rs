@@ -1,6 +1,6 @@
 //! Tiles in plain Rust, for processors without a kernel of their own: the same chains, through `f32::mul_add`.
 
-use super::tile::{Kind, PANEL, Tile, TileFn};
+use super::tile::{Kind, PANEL, Tile, TileFn, by_rows};
 use half::f16;
 
 /// Rows of the largest tile.
@@ -8,19 +8,10 @@ pub const MAX_ROWS: usize = 4;
 
 /// The kernel for a tile of `rows` rows and at most one panel.
 pub fn kernel(kind: Kind, rows: usize) -> TileFn {
-    match (rows, kind) {
-        (1, Kind::F32) => tile::<1, 0>,
-        (2, Kind::F32) => tile::<2, 0>,
-        (3, Kind::F32) => tile::<3, 0>,
-        (_, Kind::F32) => tile::<4, 0>,
-        (1, Kind::Bf16) => tile::<1, 1>,
-        (2, Kind::Bf16) => tile::<2, 1>,
-        (3, Kind::Bf16) => tile::<3, 1>,
-        (_, Kind::Bf16) => tile::<4, 1>,
-        (1, Kind::F16 | Kind::Int8) => tile::<1, 2>,
-        (2, Kind::F16 | Kind::Int8) => tile::<2, 2>,
-        (3, Kind::F16 | Kind::Int8) => tile::<3, 2>,
-        (_, Kind::F16 | Kind::Int8) => tile::<4, 2>,
+    match kind {
+        Kind::F32 => by_rows!(rows, M => tile::<M, 0>, 1 2 3; 4),
+        Kind::Bf16 => by_rows!(rows, M => tile::<M, 1>, 1 2 3; 4),
+        Kind::F16 | Kind::Int8 => by_rows!(rows, M => tile::<M, 2>, 1 2 3; 4),
     }
 }
 

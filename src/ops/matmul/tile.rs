@@ -105,6 +105,23 @@ pub struct Tile {
 /// The pointers of the tile cover what its fields say, `c` is not shared, and the CPU has the kernel's instruction set.
 pub type TileFn = unsafe fn(&Tile);
 
+/// The [`TileFn`] for `rows` rows: what an expression of the constant names for each number of them, the last for all above.
+macro_rules! by_rows {
+    ($rows:expr, $m:ident => $tile:expr, $($n:literal)*; $most:literal) => {
+        match $rows {
+            $($n => {
+                const $m: usize = $n;
+                $tile as $crate::ops::matmul::tile::TileFn
+            })*
+            _ => {
+                const $m: usize = $most;
+                $tile
+            }
+        }
+    };
+}
+pub(super) use by_rows;
+
 /// Instruction sets with a kernel of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
