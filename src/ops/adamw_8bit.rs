@@ -108,17 +108,17 @@ impl Kernel for Step<'_> {
                 }
             }
             let scale = largest(&mean);
-            let inverse = inverse(scale);
+            let unit = inverse(scale);
             for (code, x) in m.iter_mut().zip(&mean) {
-                let k = nearest(x.abs() * inverse, 1.0);
+                let k = nearest(x.abs() * unit, 1.0);
                 // There is a 1, but no -1.
                 *code = low_byte(127.0 + if *x < 0.0 { -(if k > 127.0 { 127.0 } else { k }) } else { k });
             }
             *m_scale = scale;
             let scale = largest(&square);
-            let inverse = self::inverse(scale);
+            let unit = inverse(scale);
             for (code, x) in v.iter_mut().zip(&square) {
-                let k = nearest(*x * inverse, 2.0);
+                let k = nearest(*x * unit, 2.0);
                 let k = if *x > 0.0 && k < 1.0 { 1.0 } else { k };
                 *code = low_byte(k);
             }
