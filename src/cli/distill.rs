@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  ratoon distill SmolLM2 --data train.jsonl --template math -o out.jsonl\n\n\
                         The same command goes on where a killed one stopped. out.jsonl.manifest.json counts why rewrites \
-                        were kept or refused.")]
+                        were kept or refused. --draft seldom pays here: many rows run side by side.")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
