@@ -1,13 +1,13 @@
 // The next token of each row of logits: greedy, or drawn after temperature, top-k and top-p, as src/ops/sample.rs defines it.
 // One block a row.
 //
-// Ids are ordered by logit, equal ones by id; top-k and top-p keep a beginning of that order, and so does the draw, which is the
-// first id whose running sum of weights exceeds a random share of the sum that is kept. All three are one search: down the
+// Ids are ordered by logit, equal ones by id; top-k and top-p keep a beginning of that order. The last id of it is searched: down the
 // digits of the logits' order-preserving integers, 8 bits at a time, with a histogram of weights (or of counts, for top-k), then
-// by id among equal logits. Nothing is sorted, and any k and p cost the same. Weights are whole numbers, exp(logit - max) * 2^40
+// by id among equal logits. Nothing is sorted, and any k and p cost the same. The draw is the first kept id, by number, whose
+// running sum of weights exceeds a random share of the sum that is kept. Weights are whole numbers, exp(logit - max) * 2^40
 // rounded down, so that sums by atomics have one value in any order.
 //
-// Floor: rows * vocab * 4 bytes; up to 18 passes read the row, all but the first from L2.
+// Floor: rows * vocab * 4 bytes; up to 16 passes read the row, all but the first from L2.
 #include "philox.cuh"
 
 constexpr float LOG2E = 1.44269504f;
@@ -29,6 +29,12 @@ __device__ __forceinline__ uint32_t order_key(float logit) {
 // An id, by its logit's key; before it in the order lie the larger keys, and equal keys of lower ids.
 struct Place {
     uint32_t key, id;
+
+    // Whether an id stands up to here.
+    __device__ __forceinline__ bool holds(uint32_t i, float logit) const {
+        const uint32_t other = order_key(logit);
+        return other > key || (other == key && i <= id);
+    }
 };
 
 struct Row {
@@ -49,7 +55,7 @@ __device__ __forceinline__ void search_stretches(SampleShared& shared, const Row
     const uint32_t stretch = (row.vocab + warps - 1) / warps;
     const uint32_t first = min(warp * stretch, row.vocab), end = min(first + stretch, row.vocab);
     unsigned long long sum = 0;
-    for (uint32_t i = first + lane; i < end; i += 32) sum += measure(row.logits[i]);
+    for (uint32_t i = first + lane; i < end; i += 32) sum += measure(i, row.logits[i]);
     sum = warp_sum(sum);
     if (lane == 0) shared.per_warp[warp] = sum;
     __syncthreads();
@@ -59,7 +65,7 @@ __device__ __forceinline__ void search_stretches(SampleShared& shared, const Row
     }
     if (target >= sum) return;
     for (uint32_t i = first; i < end; i += 32) {
-        unsigned long long running = i + lane < end ? measure(row.logits[i + lane]) : 0;
+        unsigned long long running = i + lane < end ? measure(i + lane, row.logits[i + lane]) : 0;
 #pragma unroll
         for (uint32_t step = 1; step < 32; step *= 2) {
             const unsigned long long below = __shfl_up_sync(FULL_WARP, running, step);
@@ -94,7 +100,7 @@ __device__ __forceinline__ Place search_logits(SampleShared& shared, const Row& 
             const float logit = row.logits[i];
             const uint64_t candidate = order_key(logit);
             if (candidate >> shift >> 8 == static_cast<uint64_t>(key) >> shift >> 8) {
-                atomicAdd(&shared.weight[candidate >> shift & 255], static_cast<unsigned long long>(measure(logit)));
+                atomicAdd(&shared.weight[candidate >> shift & 255], static_cast<unsigned long long>(measure(i, logit)));
             }
         }
         __syncthreads();
@@ -122,7 +128,7 @@ __device__ __forceinline__ Place search_logits(SampleShared& shared, const Row& 
         target = shared.rest;
         __syncthreads();  // before the next digit writes
     }
-    auto of_key = [&](float logit) { return order_key(logit) == key ? measure(logit) : 0; };
+    auto of_key = [&](uint32_t i, float logit) { return order_key(logit) == key ? measure(i, logit) : 0; };
     return {key, search_ids(shared, row, target, of_key)};
 }
 
@@ -130,8 +136,7 @@ __device__ __forceinline__ Place search_logits(SampleShared& shared, const Row& 
 __device__ __forceinline__ uint64_t weight_up_to(const Row& row, Place place) {
     unsigned long long sum = 0;
     for (uint32_t i = threadIdx.x; i < row.vocab; i += blockDim.x) {
-        const uint32_t key = order_key(row.logits[i]);
-        if (key > place.key || (key == place.key && i <= place.id)) sum += row.weight(row.logits[i]);
+        if (place.holds(i, row.logits[i])) sum += row.weight(row.logits[i]);
     }
     return block_sum(sum);
 }
@@ -165,22 +170,19 @@ extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS) sample(const sample
         const uint4 words = philox(draw.seed, draw.request, draw.position);
         // 53 random bits at the top of the word: the high half of a product is a random share.
         const uint64_t random = (static_cast<uint64_t>(words.x) << 32 | words.y) >> 11 << 11;
-        auto weight = [&](float logit) { return row.weight(logit); };
-        const bool cut_k = draw.top_k > 0 && draw.top_k < p.vocab, cut_p = draw.top_p < 1.0f;
-        uint64_t kept;
-        if (cut_k) {
-            auto one = [](float) { return uint64_t(1); };
-            kept = weight_up_to(row, search_logits(shared, row, draw.top_k - 1, one));
-        } else {
-            kept = weight_up_to(row, {0, p.vocab});
+        Place last = {0, p.vocab};
+        if (draw.top_k > 0 && draw.top_k < p.vocab) {
+            last = search_logits(shared, row, draw.top_k - 1, [](uint32_t, float) { return uint64_t(1); });
         }
-        if (cut_p) {
+        auto weight = [&](uint32_t i, float logit) { return last.holds(i, logit) ? row.weight(logit) : uint64_t(0); };
+        uint64_t kept = weight_up_to(row, last);
+        if (draw.top_p < 1.0f) {
             const double share = ceil(static_cast<double>(draw.top_p) * static_cast<double>(kept));
             const uint64_t reach = share < 1.0 ? 1 : min(static_cast<uint64_t>(share), kept);
-            kept = weight_up_to(row, search_logits(shared, row, reach - 1, weight));
+            last = search_logits(shared, row, reach - 1, weight);
+            kept = weight_up_to(row, last);
         }
-        const uint64_t target = __umul64hi(random, kept);
-        id = cut_k || cut_p ? search_logits(shared, row, target, weight).id : search_ids(shared, row, target, weight);
+        id = search_ids(shared, row, __umul64hi(random, kept), weight);
     }
     if (threadIdx.x == 0) {
         p.ids[blockIdx.x] = id;

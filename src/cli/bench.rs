@@ -1,17 +1,22 @@
 //! `ratoon bench`.
 
 use super::model_args::ModelArgs;
+use super::plan::{self, PlanArgs};
 use super::train_step::TrainStepArgs;
 use super::{Context, Precision, WeightFormat};
 use clap::ValueEnum;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
-use ratoon::eval::bench::{BenchOptions, BenchRow, bench};
+use ratoon::eval::bench::{BenchOptions, BenchRow, bench, memory};
+use ratoon::eval::operations::{OperationOptions, OperationSpeed, operations};
+use ratoon::model::Config;
+use ratoon::model::safetensors::WeightFiles;
 use ratoon::{Error, Result};
+use serde::Serialize;
 
 /// Measure prefill, decode and training speed.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md\n  ratoon bench ./model --train --lora-r 8 -r 3"
+    after_help = "Examples:\n  ratoon bench ./model -p 512 -n 128 -b 1,8,32 -r 5 -o md\n  ratoon bench ./model --train --lora-r 8 -r 3\n  ratoon bench ./model --operations -p 2048 -b 64 -n 1024"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -31,6 +36,10 @@ pub struct Args {
     /// Prefill computes the logits of every position, not of the last alone.
     #[arg(long)]
     all_logits: bool,
+    /// Each operation alone, in the model's shapes (config.json suffices): a pass over the first -p tokens, a step of the first
+    /// -b sequences with -n tokens in the cache. [defaults there: 512, 1, 128]
+    #[arg(long, conflicts_with_all = ["train", "adapter", "all_logits"])]
+    operations: bool,
     #[command(flatten)]
     train: TrainStepArgs,
     /// Inputs of matrix products and attention: bf16 (sums in f32; the fastest), or f32 throughout.
@@ -42,6 +51,11 @@ pub struct Args {
     /// Format of the results.
     #[arg(short = 'o', long, value_enum, default_value = "md")]
     output: Format,
+    /// The results on stderr too, in another format.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    output_err: Option<Format>,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -58,6 +72,11 @@ enum Format {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
+    let format = if context.json { Format::Json } else { args.output };
+    let formats = [(Some(format), false), (args.output_err, true)];
+    if args.operations {
+        return print(&formats, &single_operations(&args, context)?, operation_table);
+    }
     let step = args.train.step();
     if step.is_some() && args.model.adapter.is_some() {
         return Err(Error::usage(
@@ -76,13 +95,43 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         repetitions: args.repetitions,
         all_logits: args.all_logits,
     };
+    let inference = memory(&device, &dir, &options)?;
+    if let (true, Some(step)) = (args.plan.asked(), &step) {
+        let training = step.memory(&device, &Config::load(&dir)?, WeightFiles::open(&dir)?.total_bytes(), None)?;
+        let stages = [("inference", inference.parts().to_vec()), ("training", training.parts().to_vec())];
+        plan::print(context, &device, &stages);
+        return Ok(());
+    }
+    if args.plan.only(context, &device, &inference)? {
+        return Ok(());
+    }
     let rows = bench(&device, &dir, &options, step.as_ref())?;
-    let format = if context.json { Format::Json } else { args.output };
-    print!("{}", render(&rows, format)?);
+    print(&formats, &rows, table)
+}
+
+fn single_operations(args: &Args, context: &Context) -> Result<Vec<OperationSpeed>> {
+    let first = |sizes: &[usize]| sizes.first().copied().unwrap_or(0);
+    let options = OperationOptions {
+        tokens: first(&args.n_prompt),
+        batch: first(&args.batch_size),
+        context: first(&args.n_gen),
+        repetitions: args.repetitions,
+    };
+    let device = context.device.clone().with_compute(args.compute.into())?;
+    operations(&device, &Config::load(&args.model.resolve()?)?, options)
+}
+
+/// Prints the rows in each format, to stderr where asked.
+fn print<T: Serialize>(formats: &[(Option<Format>, bool)], rows: &[T], table: fn(&[T]) -> Table) -> Result<()> {
+    for &(format, to_stderr) in formats {
+        let Some(format) = format else { continue };
+        let text = render(rows, format, table)?;
+        if to_stderr { eprint!("{text}") } else { print!("{text}") }
+    }
     Ok(())
 }
 
-fn render(rows: &[BenchRow], format: Format) -> Result<String> {
+fn render<T: Serialize>(rows: &[T], format: Format, table: fn(&[T]) -> Table) -> Result<String> {
     let json = |e: serde_json::Error| Error::io(std::path::Path::new("stdout"), "write")(e.into());
     match format {
         Format::Md => Ok(format!("{}\n", table(rows))),
@@ -107,6 +156,23 @@ fn render(rows: &[BenchRow], format: Format) -> Result<String> {
             Ok(text)
         }
     }
+}
+
+fn operation_table(rows: &[OperationSpeed]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header(["operation", "shape", "us", "GFLOP/s", "GB/s", "of floor"]);
+    for row in rows {
+        table.add_row([
+            row.operation.clone(),
+            row.shape.clone(),
+            format!("{:.1}", row.microseconds),
+            format!("{:.1}", row.flops_per_second * 1e-9),
+            format!("{:.1}", row.bytes_per_second * 1e-9),
+            format!("{:.1} %", 100.0 * row.floor_share),
+        ]);
+    }
+    table
 }
 
 fn table(rows: &[BenchRow]) -> Table {

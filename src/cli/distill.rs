@@ -3,9 +3,10 @@
 use super::Context;
 use super::engine::{EngineArgs, SamplingArgs};
 use super::model_args::ModelArgs;
+use super::plan::PlanArgs;
 use ratoon::Result;
 use ratoon::distill::{DistillOptions, distill};
-use ratoon::generate::Shard;
+use ratoon::generate::{self, Shard};
 use std::path::PathBuf;
 
 /// Let the uncut model rewrite the answers of a dataset; keep a rewrite only when it is right.
@@ -50,6 +51,8 @@ pub struct Args {
     overwrite: bool,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 /// Runs the verb.
@@ -70,6 +73,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         engine: args.engine.options(),
         overwrite: args.overwrite,
     };
+    let (adapter, draft) = (options.adapter.as_deref(), options.draft.as_deref());
+    let plan = generate::memory(&device, &options.engine, &options.model, adapter, draft)?;
+    if args.plan.only(context, &device, &plan)? {
+        return Ok(());
+    }
     let report = distill(&device, &options)?;
     if context.json {
         println!("{:#}", serde_json::json!(report));

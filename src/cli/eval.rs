@@ -1,10 +1,11 @@
 //! `ratoon eval`.
 
 use super::model_args::ModelArgs;
+use super::plan::PlanArgs;
 use super::{Context, Precision, WeightFormat};
 use comfy_table::{Table, presets::NOTHING};
 use ratoon::eval::tasks::TaskOptions;
-use ratoon::eval::{EvalOptions, EvalReport, OwnTextOptions, evaluate};
+use ratoon::eval::{self, EvalOptions, EvalReport, OwnTextOptions, evaluate};
 use ratoon::model::{Config, source};
 use ratoon::{Error, Result, output};
 use std::path::PathBuf;
@@ -61,6 +62,8 @@ pub struct Args {
     /// Write the report as JSON.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 /// Runs the verb.
@@ -98,6 +101,9 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     };
     let device = context.device.clone().with_weights(args.weights.into())?;
     let device = args.compute.map_or(Ok(device.clone()), |compute| device.with_compute(compute.into()))?;
+    if args.plan.only(context, &device, &eval::memory(&device, &options)?)? {
+        return Ok(());
+    }
     let report = evaluate(&device, &options)?;
     let stdout = std::path::Path::new("stdout");
     let json = serde_json::to_string_pretty(&report).map_err(|e| Error::io(stdout, "write")(e.into()))? + "\n";

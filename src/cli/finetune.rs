@@ -209,13 +209,7 @@ fn print_plan(prepared: &Prepared, json: bool) -> Result<()> {
     }
     println!("steps        {}", prepared.total_steps);
     println!("rows         {} of {}, {} tokens, {} with a loss", rows.used, rows.rows, rows.tokens, rows.target_tokens);
-    for (name, bytes) in [
-        ("weights", plan.weights),
-        ("gradients", plan.gradients),
-        ("optimizer", plan.optimizer),
-        ("activations", plan.activations),
-        ("total", plan.total()),
-    ] {
+    for (name, bytes) in plan.parts().into_iter().chain([("total", plan.total())]) {
         println!("{name:12} {:.1} MB", bytes as f64 / 1e6);
     }
     println!("recompute    {:?}", plan.recompute);

@@ -3,9 +3,10 @@
 use super::Context;
 use super::engine::{EngineArgs, SamplingArgs};
 use super::model_args::ModelArgs;
+use super::plan::PlanArgs;
 use ratoon::Result;
 use ratoon::generate::{
-    EngineOptions, GenerateOptions, Logprobs, OnOverflow, Request, Runtime, Shard, generate_file, stream_of,
+    self, EngineOptions, GenerateOptions, Logprobs, OnOverflow, Request, Runtime, Shard, generate_file, stream_of,
 };
 use ratoon::model::Message;
 use serde_json::{Value, json};
@@ -68,6 +69,8 @@ pub struct Args {
     overwrite: bool,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 #[derive(clap::Args)]
@@ -91,6 +94,10 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let device = args.engine.device(context)?;
     let engine = EngineOptions { on_overflow: args.on_overflow, ..args.engine.options() };
     let (draft, n) = (args.engine.draft()?, usize::from(args.n));
+    let plan = generate::memory(&device, &engine, &model, adapter.as_deref(), draft.as_deref())?;
+    if args.plan.only(context, &device, &plan)? {
+        return Ok(());
+    }
     let request = Request {
         sampling: args.sampling.with(args.temperature, args.top_p),
         logit_bias: args.logit_bias,

@@ -14,6 +14,7 @@ mod inspect;
 mod join;
 mod merge;
 mod model_args;
+mod plan;
 mod prune;
 mod run;
 mod score;

@@ -1,6 +1,6 @@
 //! `ratoon run`.
 
-use super::Context;
+use super::{Context, plan};
 use comfy_table::{Table, presets::NOTHING};
 use ratoon::recipe::{self, Recipe};
 use ratoon::report::Report;
@@ -21,6 +21,9 @@ pub struct Args {
     /// Seed instead of the recipe's.
     #[arg(long)]
     seed: Option<u64>,
+    /// Print the memory that each stage takes at most, and stop.
+    #[arg(long)]
+    plan: bool,
 }
 
 /// Runs the verb.
@@ -30,6 +33,10 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
         recipe.output = output;
     }
     recipe.seed = args.seed.unwrap_or(recipe.seed);
+    if args.plan {
+        plan::print(context, &context.device, &recipe::memory(&context.device, &recipe)?);
+        return Ok(());
+    }
     let report = recipe::run(&context.device, &recipe)?;
     if context.json {
         let json =

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::model_args::ModelArgs;
+use super::plan::PlanArgs;
 use ratoon::Result;
 use ratoon::model::Llama;
 use ratoon::output::{self, OutputLock};
@@ -49,6 +50,8 @@ pub struct Args {
     /// The CSV to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 impl Args {
@@ -69,6 +72,11 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     output::refuse_directory(&args.output)?;
     let dir = args.model.resolve()?;
     output::refuse_inputs(&args.output, [dir.as_path()].into_iter().chain(args.data.as_deref()))?;
+    let plan =
+        prune::memory(&context.device, &dir, args.model.adapter.as_deref(), &args.options(), args.sample_tokens)?;
+    if args.plan.only(context, &context.device, &plan)? {
+        return Ok(());
+    }
     let _lock = OutputLock::acquire(&args.output)?;
     let model = Llama::load_adapted(&dir, args.model.adapter.as_deref())?;
     let sampling = CalibrationOptions { samples: args.samples, sample_tokens: args.sample_tokens };

@@ -166,6 +166,16 @@ impl Device {
         }
     }
 
+    /// Bytes that are free now: of the card's budget on a card, of the machine's memory on the CPU; `None` where the system does
+    /// not say.
+    pub fn free_memory(&self) -> Option<u64> {
+        match &self.backend {
+            Backend::Cpu => peak::available_memory(),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Some(cuda.free_memory()),
+        }
+    }
+
     /// Most bytes in use at a time so far: of the process on the CPU, of the card's memory on a card.
     pub fn peak_memory(&self) -> Option<u64> {
         match &self.backend {
@@ -181,6 +191,16 @@ impl Device {
             Backend::Cpu => {}
             #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => cuda.profile(),
+        }
+    }
+
+    /// Refuses backward passes on a card before compute capability 8.0: its products round to F16, where gradients below 6e-8
+    /// vanish.
+    pub fn check_gradients(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => cuda.card.check_gradients(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Speed of prefill, decode and training, with llama-bench's test names and JSON keys, and what they are in FLOP/s and bytes/s.
 
+use super::ceiling::ceiling;
 use super::training_step::{TrainingStep, spread_ids};
 use crate::device::peak::{self, Peak};
 use crate::device::{Compute, DType, Device, Entry, Op, Tensor, Weights};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model::{Batch, KvCache, Llama, PagedStep, Workspace};
+use crate::model::{Batch, Config, InferencePlan, KvCache, Llama, PagedStep, Workspace};
 use crate::ops::gather::gather_rows;
 use crate::progress::Progress;
 use serde::Serialize;
@@ -41,6 +42,8 @@ pub struct BenchRow {
     pub build_commit: String,
     /// Name of the processor.
     pub cpu_info: String,
+    /// Name of the card; empty on the CPU.
+    pub gpu_info: String,
     /// Directory of the model.
     pub model_filename: String,
     /// Architecture and dtype of the weights.
@@ -51,7 +54,7 @@ pub struct BenchRow {
     pub model_size: u64,
     /// Parameters, a tied head counted once.
     pub model_n_params: u64,
-    /// `CPU`.
+    /// `CPU` or `CUDA`.
     pub backend: String,
     /// Worker threads.
     pub n_threads: usize,
@@ -79,18 +82,17 @@ pub struct BenchRow {
     pub flops_per_token: f64,
     /// FLOP/s at the mean time.
     pub flops_per_second: f64,
-    /// FLOP/s over the measured peak of all threads.
+    /// FLOP/s over `peak_flops_per_second`.
     pub mfu: f64,
     /// Fewest bytes per second that had to move between memory and the chip, from the ledger.
     pub bytes_per_second: f64,
-    /// The same over the measured read bandwidth; may pass 1 where operands stay in the cache.
+    /// The same over `peak_bytes_per_second`; may pass 1 where operands stay in the cache.
     pub bandwidth_utilization: f64,
-    /// The measured peak in FLOP/s: of `vpdpbusd` for weights of 8 bits, of `vdpbf16ps` for bf16 products, of F32 multiply-adds
-    /// otherwise.
+    /// The device's peak in FLOP/s, see [`ceiling`].
     pub peak_flops_per_second: f64,
     /// Share of the time that the machine's limits account for: the larger of `mfu` and `bandwidth_utilization`.
     pub floor_share: f64,
-    /// The measured memory read bandwidth in bytes/s.
+    /// The device's memory bandwidth in bytes/s, see [`ceiling`].
     pub peak_bytes_per_second: f64,
 }
 
@@ -105,18 +107,19 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Measures the processor's peaks and describes the model.
+    /// Finds the device's [`ceiling`] and describes the model.
     pub fn new(dev: &'a Device, model: &'a Llama, dir: &Path, options: &BenchOptions) -> Result<Bench<'a>> {
         if options.repetitions == 0 {
             return Err(Error::usage("--repetitions", "one or more", "0"));
         }
-        let peak = Peak::measure(dev.compute(), dev.weights());
+        let peak = ceiling(dev)?;
         let tensors = weights(model);
         let packed = if dev.weights() == Weights::Int8 { " as int8" } else { "" };
         let lora = model.lora_rank().map_or_else(String::new, |r| format!(" + LoRA r={r}"));
         let template = BenchRow {
             build_commit: option_env!("RATOON_COMMIT").unwrap_or("unknown").to_string(),
             cpu_info: peak::cpu_name(),
+            gpu_info: if dev.is_cpu() { String::new() } else { dev.description() },
             model_filename: dir.display().to_string(),
             model_type: format!("llama {}{packed}{lora}", model.embed_tokens.dtype()),
             compute: dev.compute(),
@@ -252,6 +255,20 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Memory of the prefill and decode tests of [`bench`], the largest of them.
+pub fn memory(dev: &Device, dir: &Path, options: &BenchOptions) -> Result<InferencePlan> {
+    let (config, weights) = (Config::load(dir)?, InferencePlan::of(dev, dir, options.adapter.as_deref())?);
+    let mut plan = weights;
+    for &n in &options.n_prompt {
+        plan = plan.or(weights.with_pass(dev, &config, n, if options.all_logits { LOGIT_ROWS.min(n) } else { 1 }));
+    }
+    for (&n, &batch) in options.n_gen.iter().flat_map(|n| options.batches.iter().map(move |batch| (n, batch))) {
+        let cached = batch.saturating_mul(n.next_multiple_of(PAGE));
+        plan = plan.or(weights.with_pass(dev, &config, batch, batch).with_cache(dev, &config, cached));
+    }
+    Ok(plan)
+}
+
 /// Runs every test that the options name on the model in `dir`: prompts first, then generation at each batch size, then training.
 pub fn bench(
     dev: &Device,
@@ -283,13 +300,20 @@ pub fn bench(
 }
 
 /// Work of all operations so far.
-fn total(dev: &Device) -> Entry {
+pub(super) fn total(dev: &Device) -> Entry {
     dev.ledger().snapshot().into_iter().fold(Entry::default(), |sum: Entry, (_, entry): (Op, Entry)| Entry {
         calls: sum.calls + entry.calls,
         flops: sum.flops + entry.flops,
         bytes: sum.bytes + entry.bytes,
         seconds: sum.seconds + entry.seconds,
     })
+}
+
+/// The middle of the values; the mean of both where two are in the middle.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    (values[(n - 1) / 2] + values[n / 2]) / 2.0
 }
 
 /// Mean and sample standard deviation; 0 for a single value.

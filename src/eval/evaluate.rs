@@ -1,14 +1,16 @@
 //! Everything that `ratoon eval` measures, in one report.
 
+use super::log_likelihood::BATCH_TOKENS;
 use super::tasks::{self, Metric, Task, TaskOptions, TaskResult};
 use super::{Divergence, OwnText, OwnTextOptions, Perplexity, divergence, own_text, perplexity};
 use crate::device::{Compute, Device, Weights};
 use crate::error::{Error, Result};
 use crate::generate::Runtime;
 use crate::input::read_text;
+use crate::model::{Config, InferencePlan};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -96,6 +98,20 @@ pub struct EvalReport {
     /// The model's mean over the base's, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery_percent: Option<f64>,
+}
+
+/// Memory of [`evaluate`]: model and base at the same time, passes over [`BATCH_TOKENS`] tokens or a window, and keys and values of two
+/// batches of tasks' requests as long as a batch.
+pub fn memory(dev: &Device, options: &EvalOptions) -> Result<InferencePlan> {
+    let of = |dir: &Path, adapter: Option<&Path>| {
+        let config = Config::load(dir)?;
+        let cached = if options.tasks.is_empty() { 0 } else { 4 * BATCH_TOKENS };
+        let plan = InferencePlan::of(dev, dir, adapter)?;
+        let tokens = if options.perplexity.is_empty() { BATCH_TOKENS } else { BATCH_TOKENS.max(options.window) };
+        Ok::<_, Error>(plan.with_pass(dev, &config, tokens, 0).with_cache(dev, &config, cached))
+    };
+    let plan = of(&options.model, options.adapter.as_deref())?;
+    options.base.as_deref().map_or(Ok(plan), |base| Ok(plan.and(of(base, None)?)))
 }
 
 /// Measures what the options ask for.

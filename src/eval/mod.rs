@@ -11,13 +11,17 @@
 //! | `flops.rs` | FLOPs in three conventions, checked against the ledger |
 //! | `training_step.rs`, `training_flops.rs` | a training step of given size, and its FLOPs |
 //! | `bench.rs`, `bench_training.rs` | prefill, decode and training speed |
+//! | `operations.rs`, `operations/` | speed of single operations |
+//! | `ceiling.rs` | what the device can do at most |
 
 pub mod bench;
 mod bench_training;
+pub mod ceiling;
 mod divergence;
 mod evaluate;
 pub mod flops;
 mod log_likelihood;
+pub mod operations;
 mod own_text;
 mod perplexity;
 pub mod tasks;
@@ -25,7 +29,7 @@ pub mod training_flops;
 pub mod training_step;
 
 pub use divergence::{Divergence, divergence};
-pub use evaluate::{EvalOptions, EvalReport, TaskReport, evaluate};
+pub use evaluate::{EvalOptions, EvalReport, TaskReport, evaluate, memory};
 pub use log_likelihood::{Request, log_likelihoods};
 pub use own_text::{OwnText, OwnTextOptions, own_text};
 pub use perplexity::{Perplexity, perplexity};

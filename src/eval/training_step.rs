@@ -73,8 +73,28 @@ impl TrainingStep {
         Err(Error::usage("--train-tokens", expected, self.shape.tokens.to_string()))
     }
 
-    /// Options of a trainer for it. `recompute`: as named, or [`Recompute::None`] where memory allows. [`Error::Budget`] where
-    /// the step does not fit into memory; `weight_bytes` is the size of the weights as loaded.
+    /// Its memory. `recompute`: as named, or [`Recompute::None`] where memory allows. [`Error::Budget`] where the step does not
+    /// fit; `weight_bytes` is the size of the weights as loaded.
+    pub fn memory(
+        &self,
+        dev: &Device,
+        config: &Config,
+        weight_bytes: u64,
+        recompute: Option<Recompute>,
+    ) -> Result<MemoryPlan> {
+        let (method, optim) = (self.method(), self.optim);
+        let max_tokens = pieces::largest(dev, self.tokens(), self.shape.tokens);
+        let plan = |recompute| MemoryPlan::new(dev, config, &method, optim, weight_bytes, max_tokens, recompute);
+        match MemoryPlan::choose(dev, plan, recompute, None) {
+            Err(Error::Budget { what, needed, available, .. }) => {
+                let instead = "lower --train-tokens, or use --lora-r instead of --full".into();
+                Err(Error::Budget { what, needed, available, instead })
+            }
+            plan => plan,
+        }
+    }
+
+    /// Options of a trainer for it. Arguments and errors as those of [`TrainingStep::memory`].
     pub fn trainer(
         &self,
         dev: &Device,
@@ -82,16 +102,9 @@ impl TrainingStep {
         weight_bytes: u64,
         recompute: Option<Recompute>,
     ) -> Result<TrainerOptions> {
+        let recompute = self.memory(dev, config, weight_bytes, recompute)?.recompute;
         let max_tokens = pieces::largest(dev, self.tokens(), self.shape.tokens);
         let (method, optim) = (self.method(), self.optim);
-        let plan = |recompute| MemoryPlan::new(dev, config, &method, optim, weight_bytes, max_tokens, recompute);
-        let recompute = match MemoryPlan::choose(dev, plan, recompute, None) {
-            Err(Error::Budget { what, needed, available, .. }) => {
-                let instead = "lower --train-tokens, or use --lora-r instead of --full".into();
-                return Err(Error::Budget { what, needed, available, instead });
-            }
-            plan => plan?.recompute,
-        };
         let schedule =
             Schedule { learning_rate: 1e-5, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: u64::MAX };
         let optimizer = OptimizerOptions { optim, ..OptimizerOptions::default() };

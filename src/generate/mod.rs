@@ -47,6 +47,7 @@ pub use crate::ops::sample::Sampling;
 pub use engine::{Models, generate};
 pub use join::join;
 pub use options::{DEFAULT_KV_MEMORY, EngineOptions, OnOverflow, Order, Stats};
+pub use plan::memory;
 pub use prompts::{GenerateOptions, GenerateReport, generate_file};
 pub use request::{Completion, Finish, Logprobs, Request, stream_of};
 pub use runtime::Runtime;

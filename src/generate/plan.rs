@@ -5,10 +5,10 @@ use super::sequence::Sequence;
 use super::speculative::Drafter;
 use super::{DEFAULT_KV_MEMORY, EngineOptions, Finish, OnOverflow, Request};
 use crate::device::Device;
-use crate::device::peak::available_memory;
 use crate::error::{Error, Result};
-use crate::model::{Config, KvCache, Tokenizer, Workspace};
+use crate::model::{Config, InferencePlan, KvCache, Tokenizer, Workspace};
 use std::collections::VecDeque;
+use std::path::Path;
 
 /// Largest logit bias, as in the OpenAI interface.
 const MOST_BIAS: f32 = 100.0;
@@ -82,6 +82,34 @@ fn check(index: usize, request: &Request, vocab: usize) -> Result<()> {
     Ok(())
 }
 
+/// Memory of a call on prompts that are not read yet: as many of the longest sequences that the model takes as run side by side,
+/// within the memory for keys and values.
+pub fn memory(
+    dev: &Device,
+    options: &EngineOptions,
+    model: &Path,
+    adapter: Option<&Path>,
+    draft: Option<&Path>,
+) -> Result<InferencePlan> {
+    let config = Config::load(model)?;
+    let ahead = if draft.is_some() { 1 + options.draft_tokens } else { 1 };
+    let step_tokens = options.max_batch_size * ahead + options.chunk_tokens;
+    let rows = logits::rows(&config, options.max_batch_size * ahead, ahead);
+    let context = config.max_position_embeddings as u64;
+    let of = |dir: &Path, adapter: Option<&Path>, config: &Config| {
+        Ok::<_, Error>(InferencePlan::of(dev, dir, adapter)?.with_pass(dev, config, step_tokens, rows))
+    };
+    let (mut plan, mut token_bytes) = (of(model, adapter, &config)?, KvCache::bytes_per_token(dev, &config) as u64);
+    if let Some(draft) = draft {
+        let config = Config::load(draft)?;
+        plan = plan.and(of(draft, None, &config)?);
+        token_bytes += KvCache::bytes_per_token(dev, &config) as u64;
+    }
+    let most = options.kv_memory.unwrap_or(DEFAULT_KV_MEMORY.max(context * token_bytes));
+    let kv_cache = most.min(options.max_batch_size as u64 * context * token_bytes);
+    Ok(InferencePlan { kv_cache, ..plan })
+}
+
 /// Sizes of everything that a call allocates beside the weights.
 pub(super) struct Plan {
     /// Pages of the cache.
@@ -113,11 +141,11 @@ impl Plan {
         }
         let step_tokens = batch * (1 + draft_tokens) + chunk_tokens;
         let logit_rows = logits::rows(config, batch * (1 + draft_tokens), 1 + draft_tokens);
-        let mut buffers = Workspace::plan_bytes(config, step_tokens) + Logits::plan_bytes(config, logit_rows);
+        let mut buffers = Workspace::plan_bytes(dev, config, step_tokens) + Logits::plan_bytes(config, logit_rows);
         let mut token_bytes = KvCache::bytes_per_token(dev, config);
         if let Some(draft) = draft {
             Drafter::check(config, draft)?;
-            buffers += Drafter::plan_bytes(draft, options);
+            buffers += Drafter::plan_bytes(dev, draft, options);
             token_bytes += KvCache::bytes_per_token(dev, draft);
         }
         let page_bytes = (page_size * token_bytes) as u64;
@@ -126,7 +154,7 @@ impl Plan {
         wanted.sort_unstable_by_key(|&pages| std::cmp::Reverse(pages));
         let longest = wanted.first().copied().unwrap_or(0);
         let useful: u64 = wanted.iter().take(batch).sum();
-        let free = available_memory().unwrap_or(u64::MAX).saturating_sub(buffers as u64);
+        let free = dev.free_memory().unwrap_or(u64::MAX).saturating_sub(buffers as u64);
         let budget = options.kv_memory.unwrap_or(DEFAULT_KV_MEMORY.max(longest * page_bytes)).min(free);
         if longest * page_bytes > budget {
             let tokens = waiting.iter().map(|s| s.most_tokens).max().unwrap_or(0);

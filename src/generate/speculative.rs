@@ -72,8 +72,9 @@ impl<'a> Drafter<'a> {
     }
 
     /// Bytes of the buffers beside the pages.
-    pub(super) fn plan_bytes(config: &Config, options: &EngineOptions) -> usize {
-        Workspace::plan_bytes(config, most_tokens(options)) + Logits::plan_bytes(config, logit_rows(config, options))
+    pub(super) fn plan_bytes(dev: &Device, config: &Config, options: &EngineOptions) -> usize {
+        Workspace::plan_bytes(dev, config, most_tokens(options))
+            + Logits::plan_bytes(config, logit_rows(config, options))
     }
 
     /// Reads what the target reads in this step, and proposes tokens behind the sequences that decode.

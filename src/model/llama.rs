@@ -279,10 +279,11 @@ impl Workspace {
     }
 
     /// Bytes of [`Workspace::new`] for `tokens` tokens.
-    pub fn plan_bytes(config: &Config, tokens: usize) -> usize {
+    pub fn plan_bytes(dev: &Device, config: &Config, tokens: usize) -> usize {
         let heads = config.heads;
-        let attention = 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim + heads.n_heads;
-        4 * tokens * (2 * config.hidden_size + attention + 3 * config.intermediate_size)
+        let attention = 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim;
+        let features = 2 * config.hidden_size + attention + 3 * config.intermediate_size;
+        tokens * (dev.activation().size() * features + 4 * heads.n_heads)
     }
 
     fn set_tokens(&mut self, tokens: usize) -> Result<()> {

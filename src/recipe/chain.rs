@@ -286,7 +286,8 @@ impl Run<'_> {
                 all_logits: false,
             };
             let dirs = [self.base.clone(), self.output.join("cut")];
-            let models = [Llama::load(&dirs[0])?, Llama::load(&dirs[1])?];
+            let mut models = [Llama::load(&dirs[0])?, Llama::load(&dirs[1])?];
+            models.iter_mut().try_for_each(|model| model.place(self.dev))?;
             let benches = [
                 Bench::new(self.dev, &models[0], &dirs[0], &options)?,
                 Bench::new(self.dev, &models[1], &dirs[1], &options)?,
@@ -307,7 +308,12 @@ impl Run<'_> {
 }
 
 /// The recipe's training settings as the fine-tuning stage takes them. Rows that are too long are dropped and counted.
-fn finetune_options(settings: &FinetuneSettings, model: PathBuf, data: PathBuf, output: PathBuf) -> FinetuneOptions {
+pub(super) fn finetune_options(
+    settings: &FinetuneSettings,
+    model: PathBuf,
+    data: PathBuf,
+    output: PathBuf,
+) -> FinetuneOptions {
     let method = if settings.full {
         Method::Full
     } else {

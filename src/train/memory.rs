@@ -66,9 +66,15 @@ impl MemoryPlan {
         MemoryPlan { weights, gradients: 4 * trained, optimizer, activations, recompute }
     }
 
+    /// Each purpose by name.
+    pub fn parts(&self) -> [(&'static str, u64); 4] {
+        let MemoryPlan { weights, gradients, optimizer, activations, .. } = *self;
+        [("weights", weights), ("gradients", gradients), ("optimizer", optimizer), ("activations", activations)]
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.activations
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// The plan that fits `budget` (by default what the device has free): what `wanted` says, else without recomputation when

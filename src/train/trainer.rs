@@ -122,16 +122,17 @@ impl Trainer {
             }
         };
         let grads = Gradients::new(dev, &model, trainable)?;
-        let moments = model
-            .parameters_mut(trainable)?
-            .iter()
-            .map(|(name, p)| Moments::zeros(dev, options.optimizer.optim, name, p.shape()))
-            .collect::<Result<_>>()?;
         let mut masters = None;
         if !dev.is_cpu() {
             masters = Some(Gradients::made(&model, trainable, |parameter| dev.upload(parameter, DType::F32))?);
             model.place(dev)?;
         }
+        // By now no clone of the model shares a parameter: each was copied, to F32 or to the card.
+        let moments = model
+            .parameters_mut(trainable)?
+            .iter()
+            .map(|(name, p)| Moments::zeros(dev, options.optimizer.optim, name, p.shape()))
+            .collect::<Result<_>>()?;
         let ws = Activations::new(dev, &model, options.max_tokens, options.recompute, grads.lowest_block())?;
         let dev = dev.clone();
         Ok(Trainer { dev, model, options, trainable, grads, masters, moments, ws, steps: 0, micro_batches: 0 })

@@ -11,7 +11,10 @@
 
 mod forward;
 mod generate;
+mod gpu_script;
 mod program;
+mod rounding;
+mod smollm;
 #[path = "../support/mod.rs"]
 mod support;
 mod train;
@@ -25,7 +28,7 @@ use std::sync::Once;
 const TINY: [&str; 7] = ["biases", "gqa", "linear_rope", "llama3_rope", "mha_tied", "mqa_head_dim", "odd_sizes"];
 
 fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(name)
+    support::root().join("tests/data/tiny").join(name)
 }
 
 /// Where cargo puts the stand-in.
@@ -67,13 +70,4 @@ fn rounded(dir: &Path) -> Llama {
 /// add up in squares.
 fn relative_deviation(blocks: usize) -> f64 {
     2f64.powi(-9) / 3f64.sqrt() * ((13 * blocks + 1) as f64).sqrt()
-}
-
-/// The numbers differ by at most two of their standard deviations in the mean square. Nothing is claimed of the largest error:
-/// where the softmax of attention is sharp, a single token's can be many times the mean.
-fn assert_within_rounding(what: &str, got: &[f32], want: &[f32], deviation: impl Fn(usize) -> f64) {
-    assert_eq!(got.len(), want.len());
-    let errors = got.iter().zip(want).enumerate().map(|(i, (g, w))| f64::from(g - w) / deviation(i));
-    let rms = (errors.map(|e| e * e).sum::<f64>() / got.len() as f64).sqrt();
-    assert!(rms <= 2.0, "{what}: off by {rms} standard deviations in the mean square");
 }

@@ -13,7 +13,7 @@ fn ratoon(libraries: &std::path::Path) -> Command {
 }
 
 /// A folder in which the loader finds the stand-in as NVIDIA's driver.
-fn driver() -> tempfile::TempDir {
+pub fn driver() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(simt_library(), dir.path().join("libcuda.so")).unwrap();
     dir
@@ -51,6 +51,64 @@ fn a_card_without_room_is_said_with_what_to_change() {
     let driver = driver();
     let ran = ratoon(driver.path()).env("RATOON_SIMT_MEMORY", "0").args(check("cuda")).assert();
     ran.code(5).stderr(contains("a model of 4 blocks needs")).stderr(contains("0 are available"));
+}
+
+#[test]
+fn training_on_a_card_that_rounds_gradients_to_f16_is_refused() {
+    let (driver, model) = (driver(), tiny("gqa"));
+    let mut bench = ratoon(driver.path());
+    bench.env("RATOON_SIMT_ARCH", "75").args(["--device", "cuda", "bench"]).arg(&model).arg("--train");
+    bench
+        .args(["--train-tokens", "1x8"])
+        .assert()
+        .code(4)
+        .stderr(contains("compute capability 7.5").and(contains("--device cpu")));
+    let mut forward = ratoon(driver.path());
+    forward.env("RATOON_SIMT_ARCH", "75").args(check("cuda")).assert().success();
+}
+
+#[test]
+fn every_verb_that_runs_a_model_plans_its_memory_and_refuses_what_does_not_fit() {
+    let (driver, scratch) = (driver(), tempfile::tempdir().unwrap());
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let (model, text) = (at("model"), at("text.txt"));
+    std::fs::create_dir(&model).unwrap();
+    crate::support::tiny_model_with_tokenizer(model.as_ref());
+    std::fs::write(&text, "a text of some words ".repeat(30)).unwrap();
+    let rows = at("rows.jsonl");
+    std::fs::write(&rows, "{\"question\": \"1 + 1?\", \"answer\": \"2\\n#### 2\"}\n").unwrap();
+    let recipe = at("recipe.toml");
+    let recipe_text = format!(
+        "title = \"t\"\nmodel = {model:?}\noutput = \"out\"\n[score]\ndata = {text:?}\nblock-size = [1]\n[prune]\nblock-size = 1\n\
+         [distill]\ndata = {rows:?}\n[finetune]\nmax-steps = 2\n[eval]\nperplexity = {text:?}\n"
+    );
+    std::fs::write(&recipe, recipe_text).unwrap();
+    let out = at("out.jsonl");
+    let verbs: [&[&str]; 7] = [
+        &["generate", &model, "--prompt", "a"],
+        &["distill", &model, "--data", &rows, "--template", "general", "-o", &out],
+        &["eval", &model, "--base", &model, "--perplexity", &text],
+        &["score", &model, "--data", &text, "--block-size", "1", "-o", &out],
+        &["bench", &model, "-p", "8", "-n", "4"],
+        &["finetune", &model, "--data", &rows, "-o", &out, "--max-steps", "1"],
+        &["run", &recipe],
+    ];
+    for verb in verbs {
+        for device in ["cpu", "cuda"] {
+            let mut planned = ratoon(driver.path());
+            planned.args(["--device", device, "-q"]).args(verb).arg("--plan");
+            planned.assert().success().stdout(contains("weights").and(contains("activations")).and(contains("total")));
+        }
+        let mut json = ratoon(driver.path());
+        let ran = json.args(["--device", "cuda", "-q", "--json"]).args(verb).arg("--plan").assert().success();
+        let plan: serde_json::Value = serde_json::from_slice(&ran.get_output().stdout).unwrap();
+        assert!(plan["memory"].is_object(), "{verb:?}: {plan:#}");
+        // A card of 0 MiB has no room, and is said before a weight is read.
+        let mut refused = ratoon(driver.path());
+        refused.current_dir(scratch.path()).env("RATOON_SIMT_MEMORY", "0").args(["--device", "cuda", "-q"]).args(verb);
+        refused.assert().code(5).stderr(contains("0 are available").or(contains("available")));
+    }
+    assert!(!std::path::Path::new(&out).exists(), "plans write nothing");
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use crate::{TINY, card, relative_deviation, rounded, support, tiny};
 use ratoon::device::Device;
 use ratoon::model::adapter::LoraConfig;
-use ratoon::model::{Llama, Projection, Recompute};
+use ratoon::model::{Adapter, Llama, Projection, Recompute};
 use ratoon::train::{
     FinetuneOptions, Method, OptimizerOptions, Schedule, SchedulerType, Sequence, StepReport, Trainer, TrainerOptions,
     finetune,
 };
 use std::path::{Path, PathBuf};
 
-fn lora(lora_dropout: f64) -> Method {
+pub fn lora(lora_dropout: f64) -> Method {
     Method::Lora(LoraConfig {
         r: 4,
         lora_alpha: 8.0,
@@ -21,11 +21,11 @@ fn lora(lora_dropout: f64) -> Method {
     })
 }
 
-fn trainer(dev: &Device, model: Llama, method: Method, recompute: Recompute) -> Trainer {
+pub fn trainer(dev: &Device, model: Llama, method: Method, recompute: Recompute, learning_rate: f64) -> Trainer {
     let options = TrainerOptions {
         method,
         optimizer: OptimizerOptions::default(),
-        schedule: Schedule { learning_rate: 1e-3, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: 5 },
+        schedule: Schedule { learning_rate, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: 5 },
         recompute,
         max_tokens: 64,
         seed: 3,
@@ -34,11 +34,26 @@ fn trainer(dev: &Device, model: Llama, method: Method, recompute: Recompute) -> 
 }
 
 /// Five steps on two sequences, the first half of the second masked.
-fn five_steps(trainer: &mut Trainer) -> Vec<StepReport> {
+pub fn five_steps(trainer: &mut Trainer) -> Vec<StepReport> {
     let mut second = Sequence::text((50..77).collect());
     second.targets[..13].fill(ratoon::ops::log_probs::IGNORE);
     let batch = [Sequence::text((1..32).collect()), second];
     (0..5).map(|_| trainer.step_on(&[batch.iter().collect()]).unwrap()).collect()
+}
+
+/// Steps of a card and of the CPU on a model of so many blocks.
+///
+/// Weights are rounded anew after each step, so they add a rounding to each product. The gradients go through the roundings of the
+/// forward pass and as many again, and are sums over tokens of numbers that share some of them.
+pub fn assert_same_steps(what: &str, blocks: usize, got: &[StepReport], want: &[StepReport]) {
+    let loss = 2.0 * 2f64.sqrt() * relative_deviation(2 * blocks);
+    let norm = 6.0 * relative_deviation(3 * blocks);
+    for (step, (got, want)) in got.iter().zip(want).enumerate() {
+        let place = format!("{what} step {step}: {got:?} against {want:?}");
+        assert!((got.loss - want.loss).abs() < loss, "{place}: loss {loss}");
+        assert!((got.grad_norm / want.grad_norm - 1.0).abs() < norm, "{place}: norm {norm}");
+        assert_eq!(got.target_tokens, want.target_tokens);
+    }
 }
 
 #[test]
@@ -46,29 +61,32 @@ fn five_steps_have_the_cpus_losses_and_gradient_norms_within_rounding() {
     let (dev, cpu) = (card(), Device::cpu());
     for name in TINY {
         for method in [Method::Full, lora(0.0), lora(0.25)] {
-            let run =
-                |dev: &Device| five_steps(&mut trainer(dev, rounded(&tiny(name)), method.clone(), Recompute::None));
+            let run = |dev: &Device| {
+                five_steps(&mut trainer(dev, rounded(&tiny(name)), method.clone(), Recompute::None, 1e-3))
+            };
             let (got, want) = (run(&dev), run(&cpu));
-            // Weights are rounded anew after each step, so they add a rounding to each product. The gradients go through the
-            // roundings of the forward pass and as many again, and are sums over tokens of numbers that share some of them.
-            let blocks = rounded(&tiny(name)).blocks.len();
-            let loss = 2.0 * 2f64.sqrt() * relative_deviation(2 * blocks);
-            let norm = 6.0 * relative_deviation(3 * blocks);
-            for (step, (got, want)) in got.iter().zip(&want).enumerate() {
-                let place = format!("{name} {method:?} step {step}: {got:?} against {want:?}");
-                assert!((got.loss - want.loss).abs() < loss, "{place}: loss {loss}");
-                assert!((got.grad_norm / want.grad_norm - 1.0).abs() < norm, "{place}: norm {norm}");
-                assert_eq!(got.target_tokens, want.target_tokens);
-            }
+            assert_same_steps(&format!("{name} {method:?}"), rounded(&tiny(name)).blocks.len(), &got, &want);
             assert!(got[4].loss < got[0].loss, "{name}: it learns");
         }
     }
 }
 
 #[test]
+fn five_steps_from_an_adapter_have_the_cpus_losses_and_gradient_norms_within_rounding() {
+    let adapter = support::root().join("tests/data/lora");
+    let config: LoraConfig = Adapter::load(&adapter, &Llama::load(&tiny("gqa")).unwrap()).unwrap().config;
+    let run = |dev: &Device| {
+        let model = rounded(&tiny("gqa")).with_adapter(&adapter).unwrap();
+        five_steps(&mut trainer(dev, model, Method::Lora(config.clone()), Recompute::None, 1e-3))
+    };
+    assert_same_steps("gqa from an adapter", 4, &run(&card()), &run(&Device::cpu()));
+}
+
+#[test]
 fn recomputation_changes_no_bit_and_a_repeated_run_has_the_same_losses() {
     let dev = card();
-    let run = |recompute| five_steps(&mut trainer(&dev, Llama::load(&tiny("gqa")).unwrap(), lora(0.25), recompute));
+    let run =
+        |recompute| five_steps(&mut trainer(&dev, Llama::load(&tiny("gqa")).unwrap(), lora(0.25), recompute, 1e-3));
     let first = run(Recompute::None);
     assert_eq!(first, run(Recompute::Block));
     assert_eq!(first, run(Recompute::None));

@@ -11,11 +11,17 @@ pub fn smollm2() -> PathBuf {
     }
 }
 
+/// The repository; on a machine without cargo the folder that `benches/gpu.sh pack` made of it.
+#[allow(dead_code)] // each test file compiles its own copy of this module
+pub fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 /// A complete model directory in `dir`: the random model tests/data/tiny/gqa with a tokenizer of 256 ids, one a byte (id = byte
 /// value; its end-of-text id is 2), and a short chat template.
 #[allow(dead_code)] // each test file compiles its own copy of this module
 pub fn tiny_model_with_tokenizer(dir: &std::path::Path) {
-    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/gqa");
+    let tiny = root().join("tests/data/tiny/gqa");
     std::fs::create_dir_all(dir).unwrap();
     for entry in std::fs::read_dir(tiny).unwrap() {
         let path = entry.unwrap().path();

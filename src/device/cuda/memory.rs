@@ -151,6 +151,11 @@ impl Cuda {
         self.memory.budget
     }
 
+    /// Bytes of the budget that no buffer holds.
+    pub fn free_memory(&self) -> u64 {
+        self.memory.budget - self.memory.state().used
+    }
+
     /// Most bytes in use at a time so far.
     pub fn peak_memory(&self) -> u64 {
         self.memory.state().peak

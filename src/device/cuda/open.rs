@@ -20,6 +20,9 @@ const OLDEST_DRIVER: i32 = 12000;
 /// Oldest compute capability with kernels: Turing.
 const OLDEST_CARD: (i32, i32) = (7, 5);
 
+/// Oldest compute capability whose products take BF16: Ampere.
+const OLDEST_BF16: (i32, i32) = (8, 0);
+
 /// A card as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Card {
@@ -56,6 +59,22 @@ impl Card {
                 self.name
             ),
             instead: "choose another card with --device cuda:N, or use --device cpu".into(),
+        })
+    }
+
+    /// Errors when gradients would vanish in the card's F16 products.
+    pub(crate) fn check_gradients(&self) -> Result<()> {
+        if self.compute_capability >= OLDEST_BF16 {
+            return Ok(());
+        }
+        let (major, minor) = self.compute_capability;
+        Err(Error::Device {
+            device: self.device_name(),
+            problem: format!(
+                "{} has compute capability {major}.{minor}: its products round to f16, where small gradients vanish",
+                self.name
+            ),
+            instead: "train on a card of compute capability 8.0 or later, or with --device cpu".into(),
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::output::{StagedDir, parent, write_file};
 use crate::progress::Progress;
-use normal::Normal;
+pub(crate) use normal::Normal;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

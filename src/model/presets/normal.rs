@@ -3,7 +3,7 @@
 //! One Philox call gives eight values, and a value costs one look-up in a table that stays in cache. The spread ends at 4.2
 //! standard deviations, which no benchmark sees. Value `i` of a tensor depends on (seed, tensor, `i`) alone.
 
-use crate::device::DType;
+use crate::device::{DType, Tensor};
 use crate::ops::philox;
 use rayon::prelude::*;
 
@@ -15,14 +15,15 @@ const PER_BLOCK: usize = 8;
 const CHUNK: usize = 1 << 16;
 
 /// The quantiles of a normal distribution as the little-endian bytes of a float dtype.
-pub(super) struct Normal {
+pub(crate) struct Normal {
     table: Vec<[u8; 4]>,
+    dtype: DType,
     size: usize,
 }
 
 impl Normal {
     /// Mean 0, the given standard deviation. `dtype` is F32, F16 or BF16.
-    pub(super) fn new(std: f64, dtype: DType) -> Normal {
+    pub(crate) fn new(std: f64, dtype: DType) -> Normal {
         let positive = positive_quantiles();
         let signed = positive.iter().copied().chain(positive.iter().map(|x| -x));
         let bytes = |x: f64| match dtype {
@@ -30,7 +31,14 @@ impl Normal {
             DType::F16 => pad(half::f16::from_f64(x).to_le_bytes()),
             DType::F32 | DType::U32 => (x as f32).to_le_bytes(),
         };
-        Normal { table: signed.map(|z| bytes(z * std)).collect(), size: dtype.size() }
+        Normal { table: signed.map(|z| bytes(z * std)).collect(), dtype, size: dtype.size() }
+    }
+
+    /// A host tensor of such values; `stream` tells tensors of one seed apart.
+    pub(crate) fn tensor(&self, shape: &[usize], seed: u64, stream: u64) -> Tensor {
+        let mut tensor = Tensor::zeros(shape, self.dtype);
+        self.fill(tensor.bytes_mut(), seed, stream, 0);
+        tensor
     }
 
     /// Fills `out` with the values of tensor `stream` from element `start`, a multiple of [`PER_BLOCK`], on all cores.

@@ -12,9 +12,12 @@
 //! | `mod.rs` | settings, random numbers, the draw |
 //! | `adjust.rs` | repetition penalty and logit bias |
 //! | `distribution.rs` | the ids that temperature and cuts leave |
+//! | `cuda.rs` | draws on a card |
 //! | `speculative.rs` | draft proposals and their test against the target |
 
 mod adjust;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod distribution;
 mod speculative;
 
@@ -22,6 +25,8 @@ pub use speculative::{Proposal, Verification, propose, verify};
 
 use super::log_sum_exp::LogSumExp;
 use super::{argmax, check, philox};
+#[cfg(feature = "cuda")]
+use crate::device::Backend;
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 use distribution::Distribution;
@@ -145,12 +150,34 @@ pub fn sample(dev: &Device, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Drawn
     let (rows, vocab) = (draws.len(), logits.row_len());
     check("sample", "logits", logits, DType::F32, &[rows, vocab])?;
     let _span = dev.span(Op::Sample, cost(rows, vocab));
-    let draw_row = |(raw, draw): (&[f32], &Draw)| {
-        let lse = finite(raw, draw)?;
-        let row = adjust::adjusted(raw, draw)?;
-        Ok(described(raw, lse, chosen(&row, draw), draw))
+    let on_card = on_card(dev, logits, draws)?;
+    if on_card.iter().all(Option::is_some) {
+        return Ok(on_card.into_iter().flatten().collect());
+    }
+    let draw_row = |((raw, draw), on_card): ((&[f32], &Draw), Option<Drawn>)| match on_card {
+        Some(drawn) => Ok(drawn),
+        None => {
+            let lse = finite(raw, draw)?;
+            let row = adjust::adjusted(raw, draw)?;
+            Ok(described(raw, lse, chosen(&row, draw), draw))
+        }
     };
-    logits.host()?.f32().par_chunks_exact(vocab.max(1)).zip(draws).map(draw_row).collect()
+    let host = logits.host()?;
+    host.f32().par_chunks_exact(vocab.max(1)).zip(draws).zip(on_card).map(draw_row).collect()
+}
+
+/// What a card draws of these: `None` for what is left to the host, which is everything on the CPU, settings that the kernel does
+/// not know, and rows that cannot be drawn from.
+fn on_card(dev: &Device, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Option<Drawn>>> {
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend()
+        && draws.iter().any(cuda::makes)
+    {
+        let drawn = cuda::sample(cuda, logits, draws)?;
+        return Ok(drawn.into_iter().zip(draws).map(|(drawn, draw)| drawn.filter(|_| cuda::makes(draw))).collect());
+    }
+    let _ = (dev, logits);
+    Ok(draws.iter().map(|_| None).collect())
 }
 
 /// `log(sum(exp(row)))`; an error when the row cannot be drawn from.

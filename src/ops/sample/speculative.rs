@@ -89,13 +89,17 @@ pub struct Verification<'a> {
 /// The target's tokens for each sequence: the proposals that it keeps, then one of its own.
 ///
 /// `logits`: F32 `[rows, vocab]`, for each sequence in order a row per draw; row `j` of a sequence is behind its first `j`
-/// proposals. [`Error::NotFinite`] as [`super::sample`].
+/// proposals. [`Error::NotFinite`] as [`super::sample`]. Without any proposals this is [`super::sample`].
 pub fn verify(dev: &Device, logits: &Tensor, sequences: &[Verification]) -> Result<Vec<Vec<Drawn>>> {
     let (rows, vocab) = (sequences.iter().map(|s| s.draws.len()).sum(), logits.row_len());
     check("verify", "logits", logits, DType::F32, &[rows, vocab])?;
     if let Some(bad) = sequences.iter().find(|s| s.draws.len() != s.proposals.len() + 1) {
         let expected = format!("one more than its {} proposals", bad.proposals.len());
         return Err(Error::shape("verify", "draws", expected, bad.draws.len().to_string()));
+    }
+    if sequences.iter().all(|s| s.proposals.is_empty()) {
+        let draws: Vec<Draw> = sequences.iter().map(|s| s.draws[0]).collect();
+        return Ok(super::sample(dev, logits, &draws)?.into_iter().map(|drawn| vec![drawn]).collect());
     }
     let _span = dev.span(Op::Sample, cost(rows, vocab));
     let host = logits.host()?;

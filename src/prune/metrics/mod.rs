@@ -19,8 +19,10 @@ mod taylor;
 use super::{Calibration, plan};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::Llama;
+use crate::model::{Activations, Config, InferencePlan, Llama, Recompute};
+use crate::ops::cross_entropy;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// How blocks are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -155,6 +157,29 @@ pub struct Scores {
     pub best: Vec<Cut>,
     /// Candidates: runs of each size, or single blocks where the metric ranks those. Protected blocks have none.
     pub rows: Vec<Score>,
+}
+
+/// Memory of [`score`] on samples of so many tokens, planned before anything is loaded.
+pub fn memory(
+    dev: &Device,
+    model: &Path,
+    adapter: Option<&Path>,
+    options: &ScoreOptions,
+    sample_tokens: usize,
+) -> Result<InferencePlan> {
+    let (config, tokens) = (Config::load(model)?, passes::PASS_TOKENS.max(sample_tokens));
+    if !options.metric.needs_data() {
+        return Ok(InferencePlan::default()); // Weights are looked at where they are mapped.
+    }
+    let plan = InferencePlan::of(dev, model, adapter)?;
+    if options.metric != Metric::Taylor {
+        return Ok(plan.with_pass(dev, &config, tokens, 0));
+    }
+    // A backward pass, with the gradients of every weight of the blocks.
+    let blocks = config.num_hidden_layers;
+    let backward = Activations::plan_bytes(dev, &config, tokens, Recompute::Block, blocks)
+        + cross_entropy::plan_bytes(dev, tokens, config.hidden_size, config.vocab_size) as u64;
+    Ok(InferencePlan { activations: backward + 4 * config.parameters(), ..plan })
 }
 
 /// Scores the blocks of a model on the host. `calibration` may be `None` for metrics that read no data.

@@ -3,7 +3,7 @@
 use crate::model::Batch;
 
 /// Tokens of one forward pass; several short sequences share a pass, none is split. Results do not depend on it.
-const PASS_TOKENS: usize = 1024;
+pub(super) const PASS_TOKENS: usize = 1024;
 
 /// Sequences packed for one pass after another, and what the metrics need to know of them.
 pub(super) struct Passes {

@@ -1,18 +1,22 @@
-//! The host's CUDA device, through cudarc.
+//! The CUDA device, through cudarc: the host's, or with `RATOON_TEST_FATBINS=FOLDER` NVIDIA's with the `*.fatbin` of that folder,
+//! which a build of `ratoon` with the feature `cuda` makes.
 
 use cudarc::driver::{
-    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, result,
 };
 use cudarc::nvrtc::Ptx;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-/// Schedules that every launch is tried in.
+/// Schedules that every launch is tried in; on a card, times that it is repeated.
 pub const SCHEDULES: usize = 3;
 
 /// The device with its kernels.
 pub struct Gpu {
     stream: Arc<CudaStream>,
-    module: Arc<CudaModule>,
+    modules: Vec<Arc<CudaModule>>,
+    /// Whether products are of bf16, and not of f16 made from it.
+    pub multiplies_bf16: bool,
 }
 
 /// A buffer on the device.
@@ -29,18 +33,22 @@ impl<T> Buffer<T> {
 }
 
 impl Gpu {
-    /// The device. The library is loaded before cudarc asks for `libcuda.so`, whose name it bears.
+    /// The device.
     pub fn get() -> &'static Gpu {
         static GPU: OnceLock<Gpu> = OnceLock::new();
         GPU.get_or_init(|| {
-            let tests = std::env::current_exe().expect("a test binary");
-            let library = tests.with_file_name("libratoon_simt.so");
-            // SAFETY: the library runs nothing when it is loaded.
-            let library = unsafe { libloading::Library::new(&library) };
-            std::mem::forget(library.expect("cargo builds the library beside the tests"));
-            let context = CudaContext::new(0).expect("the host's device");
-            let module = context.load_module(Ptx::from_binary(vec![0])).expect("any image");
-            Gpu { stream: context.default_stream(), module }
+            let images = match std::env::var_os("RATOON_TEST_FATBINS") {
+                Some(folder) => fatbins(Path::new(&folder)),
+                None => {
+                    stand_in();
+                    vec![vec![0]] // It brings its kernels and takes any image.
+                }
+            };
+            let context = CudaContext::new(0).expect("a device");
+            let load = |image| context.load_module(Ptx::from_binary(image)).expect("kernels for this device");
+            let modules = images.into_iter().map(load).collect();
+            let multiplies_bf16 = context.compute_capability().expect("a device") >= (8, 0);
+            Gpu { stream: context.default_stream(), modules, multiplies_bf16 }
         })
     }
 
@@ -56,6 +64,9 @@ impl Gpu {
         // SAFETY: any bytes are a number.
         let slice = unsafe { self.stream.alloc::<T>(len) }.expect("room");
         let address = slice.device_ptr(&self.stream).0;
+        // SAFETY: the whole of the buffer; the stream orders the fill.
+        unsafe { result::memset_d8_async(address, 0xFF, len * size_of::<T>(), self.stream.cu_stream()) }
+            .expect("a fill");
         Buffer { slice, address }
     }
 
@@ -73,7 +84,8 @@ impl Gpu {
         shared_mem_bytes: u32,
         params: &P,
     ) -> bool {
-        let function = self.module.load_function(kernel).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        let found = self.modules.iter().find_map(|module| module.load_function(kernel).ok());
+        let function = found.unwrap_or_else(|| panic!("{kernel}: in none of the modules"));
         if shared_mem_bytes > 48 << 10 {
             let attribute =
                 cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -82,12 +94,33 @@ impl Gpu {
         let config = LaunchConfig { grid_dim: grid, block_dim: (threads, 1, 1), shared_mem_bytes };
         // SAFETY: the parameters are those of the kernel; its accesses are what is tested.
         unsafe { self.stream.launch_builder(&function).arg(params).launch(config) }.is_ok()
+            && self.stream.synchronize().is_ok()
     }
 
     /// Runs a kernel that must do nothing wrong.
     pub fn launch<P: DeviceRepr>(&self, kernel: &str, grid: (u32, u32, u32), threads: u32, shared: u32, params: &P) {
         assert!(self.try_launch(kernel, grid, threads, shared, params), "{kernel}: see stderr");
     }
+}
+
+/// Loads the host's stand-in before cudarc asks for `libcuda.so`, whose name it bears.
+fn stand_in() {
+    let tests = std::env::current_exe().expect("a test binary");
+    // SAFETY: the library runs nothing when it is loaded.
+    let library = unsafe { libloading::Library::new(tests.with_file_name("libratoon_simt.so")) };
+    std::mem::forget(library.expect("cargo builds the library beside the tests"));
+}
+
+/// The contents of the folder's fatbins.
+fn fatbins(folder: &Path) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("a folder entry").path());
+    let images: Vec<Vec<u8>> = paths
+        .filter(|path| path.extension().is_some_and(|e| e == "fatbin"))
+        .map(|path| std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .collect();
+    assert!(!images.is_empty(), "{}: no *.fatbin", folder.display());
+    images
 }
 
 /// Threads of a row block, see `kernels/abi.h`.

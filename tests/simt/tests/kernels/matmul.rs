@@ -63,7 +63,7 @@ impl Product<'_> {
 /// What a chain of k products of numbers below 1 may be off by; half of an operand's last place where it is below 2^-14 and
 /// f16 cannot hold it.
 fn chain(k: usize) -> f64 {
-    let operands = if std::env::var("RATOON_SIMT_ARCH").as_deref() == Ok("75") { 2.0 * 2f64.powi(-25) } else { 0.0 };
+    let operands = if Gpu::get().multiplies_bf16 { 0.0 } else { 2.0 * 2f64.powi(-25) };
     k as f64 * (k as f64 * F32 + operands)
 }
 

@@ -42,6 +42,7 @@ fn exact(row: &[f64], draw: &sample_draw, u: f64) -> u32 {
         ids.truncate(n);
         kept = sum;
     }
+    ids.sort_unstable();
     let mut sum = 0.0;
     let found = ids.iter().find(|id| {
         sum += weight(id);

@@ -1,0 +1,43 @@
+//! Draws on a card: only ids and log-probabilities come back to the host.
+
+use super::{Draw, Drawn};
+use crate::device::Tensor;
+use crate::device::cuda::{Cuda, Grid, abi};
+use crate::error::Result;
+use std::sync::Arc;
+
+/// Whether the kernel makes this draw: nothing but the logits, temperature, top-k and top-p decides it, and no other id is reported.
+/// That is a property of the request, so what runs beside it does not change how its tokens are drawn.
+pub(super) fn makes(draw: &Draw) -> bool {
+    draw.logit_bias.is_empty() && draw.sampling.repetition_penalty == 1.0 && draw.sampling.min_p == 0.0 && draw.top == 0
+}
+
+/// One token a row, `None` where the row cannot be drawn from; `logits`: F32 `[rows, vocab]` on the card.
+pub(super) fn sample(cuda: &Arc<Cuda>, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Option<Drawn>>> {
+    let (rows, vocab) = (draws.len(), logits.row_len() as u32);
+    let of = |draw: &Draw| abi::sample_draw {
+        seed: draw.sampling.seed,
+        request: draw.request,
+        temperature: draw.sampling.temperature,
+        top_p: draw.sampling.top_p,
+        top_k: draw.sampling.top_k.min(vocab as usize) as u32,
+        position: draw.position,
+    };
+    let draws = cuda.upload_structs(&draws.iter().map(of).collect::<Vec<abi::sample_draw>>())?;
+    // Ids, and log-probabilities behind them: one copy brings both.
+    let out = cuda.allocate(8 * rows)?;
+    let params = abi::sample_params {
+        ids: out.address() as *mut u32,
+        log_probs: (out.address() + 4 * rows as u64) as *mut f32,
+        logits: logits.kernel_ptr(cuda)?,
+        draws: draws.address() as *const abi::sample_draw,
+        vocab,
+    };
+    let grid = Grid { blocks: [rows, 1, 1], threads: abi::SAMPLE_THREADS, shared: 0 };
+    cuda.launch("sample", grid, &params)?;
+    let mut words = vec![0u32; 2 * rows];
+    cuda.read(&out, bytemuck::cast_slice_mut(&mut words))?;
+    let (ids, log_probs) = words.split_at(rows);
+    let drawn = |(&id, &bits): (&u32, &u32)| Drawn { id, log_prob: f32::from_bits(bits), top: Vec::new() };
+    Ok(ids.iter().zip(log_probs).map(|row| (*row.0 != abi::SAMPLE_NOT_FINITE).then(|| drawn(row))).collect())
+}
