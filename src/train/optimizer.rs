@@ -1,4 +1,4 @@
-//! AdamW over all trained parameters: its options, and the moments that it keeps.
+//! AdamW over all trained parameters: its options, and the moments that it keeps (`ops/adamw.rs`, `ops/adamw_8bit.rs`).
 
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
@@ -14,9 +14,8 @@ pub enum Optim {
     /// Two F32 moments a parameter, 8 bytes: the numbers of `torch.optim.AdamW`.
     #[default]
     AdamwTorch,
-    /// Two moments of 8 bits, 2 bytes, for matrices of 4,096 elements or more; other numbers (see
-    /// [`ops::adamw_8bit`](crate::ops::adamw_8bit)). The embedding and small tensors keep F32 moments, as in bitsandbytes and
-    /// transformers. CPU only.
+    /// Two moments of 8 bits, 2 bytes, for matrices of 4,096 elements or more: other numbers. The embedding and small tensors
+    /// keep F32 moments, as in bitsandbytes and transformers. CPU only.
     #[serde(rename = "adamw_8bit")]
     #[value(name = "adamw_8bit")]
     Adamw8bit,
