@@ -255,7 +255,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Memory of the prefill and decode tests of [`bench`], the largest of them.
+/// Memory of the prefill and decode tests of [`bench()`], the largest of them.
 pub fn memory(dev: &Device, dir: &Path, options: &BenchOptions) -> Result<InferencePlan> {
     let (config, weights) = (Config::load(dir)?, InferencePlan::of(dev, dir, options.adapter.as_deref())?);
     let mut plan = weights;

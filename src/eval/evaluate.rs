@@ -100,7 +100,7 @@ pub struct EvalReport {
     pub recovery_percent: Option<f64>,
 }
 
-/// Memory of [`evaluate`]: model and base at the same time, passes over [`BATCH_TOKENS`] tokens or a window, and keys and values of two
+/// Memory of [`evaluate`]: model and base at the same time, passes over 2,048 tokens or a window, and keys and values of two
 /// batches of tasks' requests as long as a batch.
 pub fn memory(dev: &Device, options: &EvalOptions) -> Result<InferencePlan> {
     let of = |dir: &Path, adapter: Option<&Path>| {

@@ -4,7 +4,7 @@ use super::data::Sequence;
 use crate::device::Device;
 
 /// Tokens of a piece on the CPU, unless a single sequence has more. A piece is one more pass over weights and gradients: with
-/// four of them a full step of SmolLM2-135M is 6 to 15 % slower than in one, and takes 1.1 GB less (Zen 5, 2 threads).
+/// four of them a full step of SmolLM2-135M is 5 to 16 % slower than in one, and takes 1.1 GB less (Zen 5, 2 threads).
 const PIECE: usize = 512;
 
 /// Most tokens of a piece of several sequences. A card needs all the tokens that it gets.
