@@ -33,6 +33,7 @@ impl InferencePlan {
             (true, _, Compute::F32) => stored()?,
         };
         let Some(adapter) = adapter else { return Ok(InferencePlan { weights, ..InferencePlan::default() }) };
+        adapter::LoraConfig::load(adapter)?;
         let path = adapter::weights_path(adapter)?;
         let factors = std::fs::metadata(&path).map_err(Error::io(&path, "read"))?.len();
         Ok(InferencePlan { weights: weights + factors, ..InferencePlan::default() })
