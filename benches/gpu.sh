@@ -6,9 +6,10 @@
 #   FOLDER/gpu.sh [STAGE...]       on the card's machine: the named stages, or all that are not done yet; then one table of all in
 #                                  FOLDER/results/gpu.{json,md}. Copy both into benches/results/CARD/ and commit them.
 #
-# Stages: operations (every kernel against f64), hopper (those of compute capability 9.0), pipelines (passes, generation, training against the CPU), memcheck and racecheck
-# (compute-sanitizer over the kernels), and for each of $PRESETS: kernels-P (time of each, by events, beside PyTorch), bench-P
-# (prefill, decode, training), verbs-P (score, generate, finetune on random weights), counters-P (FLOPs of the ledger and of ncu).
+# Stages: operations (every kernel against f64), hopper (those of compute capability 9.0), pipelines (passes, generation, training
+# against the CPU), memcheck and racecheck (compute-sanitizer over the kernels), and for each of $PRESETS: kernels-P (time of each, by
+# events, beside PyTorch), bench-P (prefill, decode, training), verbs-P (score, generate, finetune on random weights), counters-P (FLOPs
+# of the ledger and of ncu).
 # A stage ends after $STAGE_SECONDS, fails alone, and can be run again. What a stage needs and does not find (compute-sanitizer, ncu,
 # PyTorch) is said in the table. Exit code: 0, or 1 when a stage failed.
 set -uo pipefail

@@ -19,6 +19,10 @@ fn values_that_cannot_be_meant_are_refused() {
     for (args, part) in [
         ("inspect model --threads 0", "1..=1024"),
         ("inspect model --threads 100000", "1..=1024"),
+        ("generate model --prompt a --max-batch-size 1000000000", "1..=65536"),
+        ("generate model --prompt a --chunk-tokens 0", "1..=1048576"),
+        ("generate model --prompt a --page-size 18446744073709551615", "1..=65536"),
+        ("bench model --operations --plan", "cannot be used with"),
         ("init --preset tiny -o out --layers 0", "--layers: expected one block or more"),
         (
             "distill model --data rows.jsonl --template nope -o out",

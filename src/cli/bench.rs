@@ -38,7 +38,7 @@ pub struct Args {
     all_logits: bool,
     /// Each operation alone, in the model's shapes (config.json suffices): a pass over the first -p tokens, a step of the first
     /// -b sequences with -n tokens in the cache. [defaults there: 512, 1, 128]
-    #[arg(long, conflicts_with_all = ["train", "adapter", "all_logits"])]
+    #[arg(long, conflicts_with_all = ["train", "adapter", "all_logits", "weights", "plan"])]
     operations: bool,
     #[command(flatten)]
     train: TrainStepArgs,

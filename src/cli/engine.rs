@@ -1,6 +1,7 @@
 //! Options of every verb that generates.
 
 use super::{Context, Precision, WeightFormat};
+use clap::builder::RangedU64ValueParser;
 use ratoon::Result;
 use ratoon::device::Device;
 use ratoon::generate::{EngineOptions, Order, Sampling};
@@ -42,13 +43,13 @@ pub(super) struct EngineArgs {
     #[arg(long, value_enum, default_value_t = WeightFormat::Stored)]
     weights: WeightFormat,
     /// Most sequences in one step.
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = count(65_536))]
     max_batch_size: usize,
     /// Most prompt tokens in one step.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = count(1 << 20))]
     chunk_tokens: usize,
     /// Tokens in one page of the cache.
-    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 16, value_parser = count(65_536))]
     page_size: usize,
     /// Memory for keys and values in MiB [default: what --max-batch-size can use, at most 2048].
     #[arg(long, value_name = "MIB")]
@@ -66,8 +67,13 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "MODEL")]
     draft: Option<String>,
     /// Tokens that the draft proposes at a time.
-    #[arg(long, value_name = "K", default_value_t = 4, requires = "draft")]
+    #[arg(long, value_name = "K", default_value_t = 4, requires = "draft", value_parser = count(1024))]
     draft_tokens: usize,
+}
+
+/// A whole number from 1 to `most`: sizes of buffers come from it, so one that cannot be meant is refused.
+fn count(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
 }
 
 impl EngineArgs {

@@ -99,8 +99,10 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
             apply_chat_template: args.apply_chat_template,
         },
     };
-    let device = context.device.clone().with_weights(args.weights.into())?;
-    let device = args.compute.map_or(Ok(device.clone()), |compute| device.with_compute(compute.into()))?;
+    let mut device = context.device.clone().with_weights(args.weights.into())?;
+    if let Some(compute) = args.compute {
+        device = device.with_compute(compute.into())?;
+    }
     if args.plan.only(context, &device, &eval::memory(&device, &options)?)? {
         return Ok(());
     }

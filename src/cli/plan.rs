@@ -4,13 +4,11 @@ use super::Context;
 use ratoon::Result;
 use ratoon::device::Device;
 use ratoon::model::InferencePlan;
+use ratoon::recipe::StagePlan;
 use serde_json::{Map, Value, json};
 
 /// What to change where weights and buffers do not fit.
 const INSTEAD: &str = "use fewer tokens or sequences at once (--plan shows what takes how much), cut more blocks, or use another --device";
-
-/// A stage of a command and its bytes by purpose.
-pub(super) type Stage = (&'static str, Vec<(&'static str, u64)>);
 
 /// `--plan`.
 #[derive(clap::Args)]
@@ -38,10 +36,10 @@ impl PlanArgs {
 }
 
 /// Prints what each stage of a command takes, and what is free.
-pub(super) fn print(context: &Context, dev: &Device, stages: &[Stage]) {
+pub(super) fn print(context: &Context, dev: &Device, stages: &[StagePlan]) {
     let (available, total) = (dev.free_memory(), |parts: &[(&str, u64)]| parts.iter().map(|(_, n)| n).sum::<u64>());
     if context.json {
-        let plan = |(_, parts): &Stage| -> Value {
+        let plan = |(_, parts): &StagePlan| -> Value {
             let mut map: Map<String, Value> =
                 parts.iter().map(|&(name, bytes)| (name.to_string(), bytes.into())).collect();
             map.insert("total".into(), total(parts).into());

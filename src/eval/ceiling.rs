@@ -58,7 +58,7 @@ fn data_sheet(card: &str) -> Option<Peak> {
 }
 
 /// A card's by a product of N(0, 1) numbers and a copy: FLOP/s, and bytes/s read and written.
-pub fn measure(dev: &Device) -> Result<Peak> {
+fn measure(dev: &Device) -> Result<Peak> {
     let mut size = 256;
     let flops_per_second = loop {
         let seconds = product_seconds(dev, size)?;

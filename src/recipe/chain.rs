@@ -287,7 +287,7 @@ impl Run<'_> {
             };
             let dirs = [self.base.clone(), self.output.join("cut")];
             let mut models = [Llama::load(&dirs[0])?, Llama::load(&dirs[1])?];
-            models.iter_mut().try_for_each(|model| model.place(self.dev))?;
+            models.iter_mut().try_for_each(|model| model.prepare(self.dev))?;
             let benches = [
                 Bench::new(self.dev, &models[0], &dirs[0], &options)?,
                 Bench::new(self.dev, &models[1], &dirs[1], &options)?,

@@ -114,11 +114,11 @@ fn angular_distances_equal_the_cpus_within_rounding() {
 #[test]
 fn steps_have_the_cpus_losses_and_gradient_norms_within_rounding() {
     let (dev, cpu) = (card(), Device::cpu());
-    let run = |dev: &Device, method| five_steps(&mut trainer(dev, smollm(), method, Recompute::Block, 1e-3));
+    let run = |dev: &Device, method| five_steps(&mut trainer(dev, smollm(), method, Recompute::Block));
     assert_same_steps("smollm", 2, &run(&dev, Method::Full), &run(&cpu, Method::Full));
     let (got, want) = (run(&dev, lora(0.0)), run(&cpu, lora(0.0)));
-    // Behind the first step the losses of an adapter differ by a quarter more than this bound, which knows nothing of an optimiser
-    // that starts from zeros.
+    // The second loss differs by 0.029 of a bound of 0.023, the fifth by 0.002: what an adapter of small factors adds to a product that
+    // is already rounded to BF16 can be below half a unit of it.
     assert_same_steps("smollm, first step of an adapter", 2, &got[..1], &want[..1]);
     assert!(got.windows(2).all(|pair| pair[1].loss < pair[0].loss), "it learns: {got:?}");
 }

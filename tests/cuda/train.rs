@@ -21,11 +21,11 @@ pub fn lora(lora_dropout: f64) -> Method {
     })
 }
 
-pub fn trainer(dev: &Device, model: Llama, method: Method, recompute: Recompute, learning_rate: f64) -> Trainer {
+pub fn trainer(dev: &Device, model: Llama, method: Method, recompute: Recompute) -> Trainer {
     let options = TrainerOptions {
         method,
         optimizer: OptimizerOptions::default(),
-        schedule: Schedule { learning_rate, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: 5 },
+        schedule: Schedule { learning_rate: 1e-3, kind: SchedulerType::Constant, warmup_steps: 0, total_steps: 5 },
         recompute,
         max_tokens: 64,
         seed: 3,
@@ -61,9 +61,8 @@ fn five_steps_have_the_cpus_losses_and_gradient_norms_within_rounding() {
     let (dev, cpu) = (card(), Device::cpu());
     for name in TINY {
         for method in [Method::Full, lora(0.0), lora(0.25)] {
-            let run = |dev: &Device| {
-                five_steps(&mut trainer(dev, rounded(&tiny(name)), method.clone(), Recompute::None, 1e-3))
-            };
+            let run =
+                |dev: &Device| five_steps(&mut trainer(dev, rounded(&tiny(name)), method.clone(), Recompute::None));
             let (got, want) = (run(&dev), run(&cpu));
             assert_same_steps(&format!("{name} {method:?}"), rounded(&tiny(name)).blocks.len(), &got, &want);
             assert!(got[4].loss < got[0].loss, "{name}: it learns");
@@ -77,7 +76,7 @@ fn five_steps_from_an_adapter_have_the_cpus_losses_and_gradient_norms_within_rou
     let config: LoraConfig = Adapter::load(&adapter, &Llama::load(&tiny("gqa")).unwrap()).unwrap().config;
     let run = |dev: &Device| {
         let model = rounded(&tiny("gqa")).with_adapter(&adapter).unwrap();
-        five_steps(&mut trainer(dev, model, Method::Lora(config.clone()), Recompute::None, 1e-3))
+        five_steps(&mut trainer(dev, model, Method::Lora(config.clone()), Recompute::None))
     };
     assert_same_steps("gqa from an adapter", 4, &run(&card()), &run(&Device::cpu()));
 }
@@ -85,8 +84,7 @@ fn five_steps_from_an_adapter_have_the_cpus_losses_and_gradient_norms_within_rou
 #[test]
 fn recomputation_changes_no_bit_and_a_repeated_run_has_the_same_losses() {
     let dev = card();
-    let run =
-        |recompute| five_steps(&mut trainer(&dev, Llama::load(&tiny("gqa")).unwrap(), lora(0.25), recompute, 1e-3));
+    let run = |recompute| five_steps(&mut trainer(&dev, Llama::load(&tiny("gqa")).unwrap(), lora(0.25), recompute));
     let first = run(Recompute::None);
     assert_eq!(first, run(Recompute::Block));
     assert_eq!(first, run(Recompute::None));

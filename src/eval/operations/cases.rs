@@ -217,9 +217,9 @@ fn optimizer(room: &Room) -> Vec<Case> {
     vec![
         case("adamw", name.clone(), move |room| {
             let (mut p, g) = (room.tensor(&shape, room.dev.activation())?, room.tensor(&shape, DType::F32)?);
-            let master = if room.dev.is_cpu() { None } else { Some(room.tensor(&shape, DType::F32)?) };
+            let mut master = if room.dev.is_cpu() { None } else { Some(room.tensor(&shape, DType::F32)?) };
             let [mut m, mut v] = [room.dev.zeros(&shape, DType::F32)?, room.dev.zeros(&shape, DType::F32)?];
-            let (mut master, mut step) = (master, 0);
+            let mut step = 0;
             Ok(Box::new(move |dev| {
                 step += 1;
                 let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);

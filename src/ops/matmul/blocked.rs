@@ -340,13 +340,14 @@ impl Product<'_> {
             let local_column = (block.panel + first) * PANEL;
             let width = (at_once.min(block.panels - first) * PANEL).min(grid.columns - local_column);
             let column = grid.column + local_column;
-            let (kind, b) = match panels {
+            let (kind, b, panel_stride) = match panels {
                 Panels::Ready(kind, data) => {
-                    (kind, data[(block.panel + first) * kind.bytes(k) + kind.bytes(from)..].as_ptr())
+                    let stride = kind.bytes(k);
+                    (kind, data[(block.panel + first) * stride + kind.bytes(from)..].as_ptr(), stride)
                 }
                 Panels::Unpacked(right) => {
                     self.pack_right(right, local, column, width, from, to);
-                    (self.kind(), local.as_ptr())
+                    (self.kind(), local.as_ptr(), 0)
                 }
             };
             for row in (block.row..block.row + block.rows).step_by(height) {
@@ -370,7 +371,7 @@ impl Product<'_> {
                     a: a[left..].as_ptr(),
                     lda: stride,
                     b,
-                    panel_stride: kind.bytes(k),
+                    panel_stride,
                     partial: if from == 0 { std::ptr::null() } else { aside },
                     ldp: lda,
                     c,

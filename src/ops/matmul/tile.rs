@@ -81,7 +81,8 @@ pub struct Tile {
     pub lda: usize,
     /// Right-hand panel of the kernel's [`Kind`].
     pub b: *const u8,
-    /// Bytes from one right-hand panel to the next, for tiles wider than [`PANEL`].
+    /// Bytes from one right-hand panel to the next, for tiles wider than [`PANEL`] and to fetch the next one beforehand; 0 where the
+    /// panel is the only one.
     pub panel_stride: usize,
     /// `[m][ldp]`: the chain so far; null at its start, where it is 0.
     pub partial: *const f32,

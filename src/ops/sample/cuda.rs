@@ -1,6 +1,6 @@
 //! Draws on a card: only ids and log-probabilities come back to the host.
 
-use super::{Draw, Drawn};
+use super::{Draw, Drawn, on_host};
 use crate::device::Tensor;
 use crate::device::cuda::{Cuda, Grid, abi};
 use crate::error::Result;
@@ -12,8 +12,20 @@ pub(super) fn makes(draw: &Draw) -> bool {
     draw.logit_bias.is_empty() && draw.sampling.repetition_penalty == 1.0 && draw.sampling.min_p == 0.0 && draw.top == 0
 }
 
-/// One token a row, `None` where the row cannot be drawn from; `logits`: F32 `[rows, vocab]` on the card.
-pub(super) fn sample(cuda: &Arc<Cuda>, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Option<Drawn>>> {
+/// One token a row; `logits`: F32 `[rows, vocab]` on the card. What [`makes`] leaves out, and rows that cannot be drawn from, are
+/// drawn on the host, or refused there.
+pub(super) fn sample(cuda: &Arc<Cuda>, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Drawn>> {
+    let drawn = launch(cuda, logits, draws)?;
+    if drawn.iter().zip(draws).all(|(drawn, draw)| drawn.is_some() && makes(draw)) {
+        return Ok(drawn.into_iter().flatten().collect());
+    }
+    let host = logits.host()?;
+    let rows = host.f32().chunks_exact(logits.row_len()).zip(draws).zip(drawn);
+    rows.map(|((row, draw), drawn)| drawn.filter(|_| makes(draw)).map_or_else(|| on_host(row, draw), Ok)).collect()
+}
+
+/// The kernel's token of each row, `None` where the row cannot be drawn from.
+fn launch(cuda: &Arc<Cuda>, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Option<Drawn>>> {
     let (rows, vocab) = (draws.len(), logits.row_len() as u32);
     let of = |draw: &Draw| abi::sample_draw {
         seed: draw.sampling.seed,

@@ -150,34 +150,20 @@ pub fn sample(dev: &Device, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Drawn
     let (rows, vocab) = (draws.len(), logits.row_len());
     check("sample", "logits", logits, DType::F32, &[rows, vocab])?;
     let _span = dev.span(Op::Sample, cost(rows, vocab));
-    let on_card = on_card(dev, logits, draws)?;
-    if on_card.iter().all(Option::is_some) {
-        return Ok(on_card.into_iter().flatten().collect());
-    }
-    let draw_row = |((raw, draw), on_card): ((&[f32], &Draw), Option<Drawn>)| match on_card {
-        Some(drawn) => Ok(drawn),
-        None => {
-            let lse = finite(raw, draw)?;
-            let row = adjust::adjusted(raw, draw)?;
-            Ok(described(raw, lse, chosen(&row, draw), draw))
-        }
-    };
-    let host = logits.host()?;
-    host.f32().par_chunks_exact(vocab.max(1)).zip(draws).zip(on_card).map(draw_row).collect()
-}
-
-/// What a card draws of these: `None` for what is left to the host, which is everything on the CPU, settings that the kernel does
-/// not know, and rows that cannot be drawn from.
-fn on_card(dev: &Device, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Option<Drawn>>> {
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend()
         && draws.iter().any(cuda::makes)
     {
-        let drawn = cuda::sample(cuda, logits, draws)?;
-        return Ok(drawn.into_iter().zip(draws).map(|(drawn, draw)| drawn.filter(|_| cuda::makes(draw))).collect());
+        return cuda::sample(cuda, logits, draws);
     }
-    let _ = (dev, logits);
-    Ok(draws.iter().map(|_| None).collect())
+    logits.host()?.f32().par_chunks_exact(vocab.max(1)).zip(draws).map(|(row, draw)| on_host(row, draw)).collect()
+}
+
+/// A draw from a row of logits.
+fn on_host(row: &[f32], draw: &Draw) -> Result<Drawn> {
+    let lse = finite(row, draw)?;
+    let adjusted = adjust::adjusted(row, draw)?;
+    Ok(described(row, lse, chosen(&adjusted, draw), draw))
 }
 
 /// `log(sum(exp(row)))`; an error when the row cannot be drawn from.
