@@ -4,8 +4,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ratoon::device::{DType, Device, Tensor};
 use ratoon::model::{Batch, KvCache, Llama, Workspace};
+use ratoon::ops::attention::PagedBatch;
 use ratoon::ops::matmul::{Store, matmul_nt};
-use ratoon::ops::paged_attention::PagedBatch;
 use std::path::PathBuf;
 
 const PAGE: usize = 16;

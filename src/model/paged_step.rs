@@ -3,7 +3,7 @@
 use super::{KvCache, Llama, Workspace};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
-use crate::ops::paged_attention::PagedBatch;
+use crate::ops::attention::PagedBatch;
 
 /// New tokens of some sequences, packed end to end, with where their keys and values go.
 ///

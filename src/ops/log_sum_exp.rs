@@ -3,8 +3,7 @@
 //! Sixteen lanes side by side, added up in one fixed order; on processors with AVX2 or AVX-512 the compiler turns the same
 //! code into vector instructions, with the same bits.
 
-/// Lanes summed side by side.
-const LANES: usize = 16;
+use super::simd::{LANES, sum_of_lanes};
 
 /// Values summed in f32 before the sum goes into an f64: a lane adds up 128 of them, an error below 128 * 2^-24.
 pub const PIECE: usize = 2048;
@@ -60,18 +59,6 @@ macro_rules! vectorised {
     };
 }
 
-/// Adds up lanes in one order.
-fn tree(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
 #[inline(always)]
 fn max_body(row: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -99,7 +86,7 @@ fn sum_exp_body(row: &[f32], max: f32) -> f32 {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane += exp(x - max);
     }
-    tree(lanes)
+    sum_of_lanes(lanes)
 }
 
 #[inline(always)]
@@ -129,7 +116,7 @@ fn kl_body(p: &[f32], lse_p: f32, q: &[f32], lse_q: f32) -> f32 {
     for ((lane, p), q) in lanes.iter_mut().zip(&p[done..]).zip(&q[done..]) {
         *lane += term(*p, *q);
     }
-    tree(lanes)
+    sum_of_lanes(lanes)
 }
 
 vectorised! {

@@ -12,25 +12,16 @@ pub mod adamw_8bit;
 pub mod angle;
 pub mod argmax;
 pub mod attention;
-pub mod attention_backward;
-#[cfg(test)]
-mod attention_tests;
 pub mod bias;
 pub mod cross_entropy;
 pub mod divergence;
 pub mod dropout;
 pub mod embedding;
-mod flash;
-#[cfg(feature = "cuda")]
-mod flash_cuda;
-#[cfg(feature = "cuda")]
-mod flash_sm90;
 pub mod gather;
 pub mod grad_norm;
 pub mod log_probs;
 mod log_sum_exp;
 pub mod matmul;
-pub mod paged_attention;
 mod parallel;
 pub mod philox;
 pub mod rmsnorm;

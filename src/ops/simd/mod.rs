@@ -120,20 +120,13 @@ pub(crate) trait Simd: Copy {
         }
     }
 
-    /// The sum of all lanes, always in the same order: halves are added to each other until one lane is left.
+    /// [`sum_of_lanes`]
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
         let mut lanes = [0.0f32; LANES];
         // SAFETY: `lanes` holds 16 floats.
         unsafe { Self::store(lanes.as_mut_ptr(), v) };
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-            width /= 2;
-        }
-        lanes[0]
+        sum_of_lanes(lanes)
     }
 
     /// The largest lane.
@@ -178,6 +171,19 @@ pub(crate) trait Simd: Copy {
         let n = y.len();
         y.copy_from_slice(&lanes[..n]);
     }
+}
+
+/// The sum, always in the same order: halves are added to each other until one lane is left.
+#[inline(always)]
+pub(crate) fn sum_of_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// [`Simd::pair`] lane by lane.

@@ -1,6 +1,6 @@
 //! Launches of `kernels/attention_sm90.cu` and `attention_backward_sm90.cu`, on compute capability 9.0.
 
-use super::attention::Heads;
+use super::Heads;
 use crate::device::cuda::{Cuda, Grid, abi};
 use crate::error::Result;
 

@@ -1,12 +1,9 @@
 //! Causal attention against keys and values kept in pages, for generation: prefill and decode alike.
 
-use super::attention::{Heads, check_heads, check_offsets};
-use super::flash::{self, QueryBlock, Rows};
 #[cfg(feature = "cuda")]
-use super::flash_cuda;
-use super::parallel::{self, Shared};
-use super::rounding::round;
-use super::{check, check_activations};
+use super::cuda;
+use super::flash::{self, QueryBlock, Rows};
+use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
@@ -14,6 +11,9 @@ use crate::device::{
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
+use crate::ops::parallel::{self, Shared};
+use crate::ops::rounding::round;
+use crate::ops::{check, check_activations};
 
 /// Which tokens of the step belong to which sequence, and where each sequence's keys and values lie.
 pub struct PagedBatch<'a> {
@@ -82,7 +82,7 @@ pub fn kv_store(
 ///
 /// `q`, `y`: F32 `[tokens, n_heads * head_dim]`; pages as in [`kv_store`]. A token's result does not depend on the other
 /// tokens of the step, on page numbers, page size or on how its prompt was cut into steps, and has the bits that
-/// [`attention`](super::attention::attention) gives. At least one token. Errors when a context is shorter than its new
+/// [`attention`](super::attention) gives. At least one token. Errors when a context is shorter than its new
 /// tokens or a page does not exist.
 pub fn paged_attention(
     dev: &Device,
@@ -124,7 +124,7 @@ pub fn paged_attention(
     let _span = dev.span(Op::PagedAttention, cost);
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
-        return flash_cuda::launch(cuda, y, None, (q, k_pages, v_pages), offsets, batch.cu_seqlens, Some(batch), heads);
+        return cuda::launch(cuda, y, None, (q, k_pages, v_pages), offsets, batch.cu_seqlens, Some(batch), heads);
     }
     let (q, k, v, y) = (q.f32(), Rows::of(k_pages), Rows::of(v_pages), Shared::new(y.f32_mut()));
     let (page_size, page_table) = (batch.page_size, batch.page_table.u32());

@@ -1,11 +1,9 @@
 //! Attention forward, backward and paged against f64, and their promises of equal bits.
 
-use super::attention::{Heads, attention, cost};
-use super::attention_backward::attention_backward;
-use super::paged_attention::{PagedBatch, kv_store, paged_attention};
-use super::rounding::bf16_value;
-use super::testing::{assert_close, assert_derivative, bits, random_tensor, to_bf16, unwritten, wide};
+use super::{Heads, PagedBatch, attention, attention_backward, cost, kv_store, paged_attention};
 use crate::device::{Compute, DType, Device, Op, Tensor};
+use crate::ops::rounding::bf16_value;
+use crate::ops::testing::{assert_close, assert_derivative, bits, random_tensor, to_bf16, unwritten, wide};
 
 /// Head counts with 1, 3, 4 and 8 queries to a key, head sizes with and without whole vectors.
 const SHAPES: [(usize, usize, usize); 6] = [(2, 2, 16), (3, 1, 64), (8, 2, 12), (8, 1, 80), (4, 4, 128), (9, 3, 64)];

@@ -9,13 +9,13 @@
 //! With `BF16`, the inputs of both products (scaled queries and keys, weights and values) are rounded to bf16 and multiplied
 //! in pairs; scores, maxima, sums and outputs are f32 as ever.
 
-use super::attention::Heads;
-use super::parallel::Shared;
-use super::rounding::bf16_bits;
-use super::scratch::Scratch;
-use super::simd::matrix::{Size, View, product};
-use super::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot, padded};
+use super::Heads;
 use crate::device::{Compute, DType, Tensor};
+use crate::ops::parallel::Shared;
+use crate::ops::rounding::bf16_bits;
+use crate::ops::scratch::Scratch;
+use crate::ops::simd::matrix::{Size, View, product};
+use crate::ops::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot, padded};
 use half::bf16;
 
 /// Keys of one step of the online softmax. Part of the result's definition: another value gives another rounding.

@@ -1,25 +1,15 @@
-//! Causal attention over packed sequences, with grouped queries (Ainslie et al. 2023).
+//! Causal attention over packed sequences.
 
-use super::check;
-use super::flash::{self, QueryBlock, Rows};
 #[cfg(feature = "cuda")]
-use super::flash_cuda;
-use super::parallel::{self, Shared};
+use super::cuda;
+use super::flash::{self, QueryBlock, Rows};
+use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::Backend;
 use crate::device::{Cost, DType, Device, Op, Tensor};
-use crate::error::{Error, Result};
-
-/// Head counts and size of an attention layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads; divides `n_heads`.
-    pub n_kv_heads: usize,
-    /// Features of one head.
-    pub head_dim: usize,
-}
+use crate::error::Result;
+use crate::ops::check;
+use crate::ops::parallel::{self, Shared};
 
 /// FLOPs and fewest bytes of a forward pass: two products over the causal pairs of every sequence.
 pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
@@ -44,7 +34,7 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
 /// With [`Compute::Bf16`](crate::device::Compute::Bf16) queries (after scaling), keys, weights and values are rounded to bf16: each score is off by up to
 /// `2^-7 * sum |q k|`, the output by as much of `max|v|` and `2^-7 * max|v|` more.
 ///
-/// [`paged_attention`]: super::paged_attention::paged_attention
+/// [`paged_attention`]: super::paged_attention
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
     dev: &Device,
@@ -70,7 +60,7 @@ pub fn attention(
     let _span = dev.span(Op::Attention, Cost { bytes: cost.bytes / 4 * dtype.size() as u64, ..cost });
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
-        return flash_cuda::launch(cuda, y, Some(lse), (q, k, v), offsets, cu_seqlens, None, heads);
+        return cuda::launch(cuda, y, Some(lse), (q, k, v), offsets, cu_seqlens, None, heads);
     }
     let (q, k, v) = (q.f32(), Rows::of(k), Rows::of(v));
     let (y, lse) = (Shared::new(y.f32_mut()), Shared::new(lse.f32_mut()));
@@ -98,32 +88,4 @@ pub fn attention(
         block.attend(dev.compute());
     });
     Ok(())
-}
-
-/// Errors unless the key/value heads divide the query heads and no size is 0.
-pub(super) fn check_heads(op: &'static str, heads: Heads) -> Result<()> {
-    let Heads { n_heads, n_kv_heads, head_dim } = heads;
-    if n_heads > 0 && n_kv_heads > 0 && head_dim > 0 && n_heads.is_multiple_of(n_kv_heads) {
-        return Ok(());
-    }
-    Err(Error::shape(op, "heads", "n_heads a multiple of n_kv_heads, no size 0", format!("{heads:?}")))
-}
-
-/// The offsets of packed sequences, when they start at 0, never fall and end at `tokens`.
-pub(super) fn check_offsets<'a>(op: &'static str, cu_seqlens: &'a Tensor, tokens: usize) -> Result<&'a [u32]> {
-    let fits = cu_seqlens.dtype() == DType::U32 && {
-        let offsets = cu_seqlens.u32();
-        offsets.first() == Some(&0) && offsets.is_sorted() && offsets.last().copied() == u32::try_from(tokens).ok()
-    };
-    if fits {
-        return Ok(cu_seqlens.u32());
-    }
-    let expected = format!("U32 offsets rising from 0 to {tokens}");
-    let found = if cu_seqlens.dtype() == DType::U32 {
-        let offsets = cu_seqlens.u32();
-        format!("{:?} to {:?} over {} entries", offsets.first(), offsets.last(), offsets.len())
-    } else {
-        format!("{cu_seqlens:?}")
-    };
-    Err(Error::shape(op, "cu_seqlens", expected, found))
 }

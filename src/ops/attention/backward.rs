@@ -1,33 +1,33 @@
 //! Gradients of causal attention, without ever storing the attention matrix (Dao 2023, FlashAttention-2).
 
-use super::attention::{Heads, check_heads, check_offsets, cost as forward_cost};
-use super::check;
-use super::flash::{KEYS, STRIP, copy_scaled, tokens_per_block, transpose_keys};
 #[cfg(feature = "cuda")]
-use super::flash_cuda;
-use super::parallel::{self, Shared};
-use super::rounding::bf16_value;
-use super::scratch::Scratch;
-use super::simd::matrix::{Size, View, product};
-use super::simd::{Kernel, LANES, Simd, dispatch, padded};
+use super::cuda;
+use super::flash::{KEYS, STRIP, copy_scaled, tokens_per_block, transpose_keys};
+use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::{Backend, cuda::abi::attention_backward_params};
 use crate::device::{Compute, Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
+use crate::ops::check;
+use crate::ops::parallel::{self, Shared};
+use crate::ops::rounding::bf16_value;
+use crate::ops::scratch::Scratch;
+use crate::ops::simd::matrix::{Size, View, product};
+use crate::ops::simd::{Kernel, LANES, Simd, dispatch, padded};
 use std::ops::Range;
 
 /// FLOPs and fewest bytes of a backward pass. The convention is five products over the causal pairs (the scores again,
 /// `dP`, `dV`, `dQ`, `dK`): 2.5 times the forward pass.
-pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
+fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
     let tokens = cu_seqlens.last().copied().unwrap_or(0) as u64;
     let (q, kv) = ((heads.n_heads * heads.head_dim) as u64, (heads.n_kv_heads * heads.head_dim) as u64);
     Cost {
-        flops: forward_cost(cu_seqlens, heads).flops / 2 * 5,
+        flops: super::cost(cu_seqlens, heads).flops / 2 * 5,
         bytes: 4 * tokens * (4 * q + 4 * kv + heads.n_heads as u64),
     }
 }
 
-/// Gradients of [`attention`](super::attention::attention): `dq`, `dk`, `dv` from `dy`, all replaced.
+/// Gradients of [`attention`](super::attention): `dq`, `dk`, `dv` from `dy`, all replaced.
 ///
 /// `q`, `y`, `dy`, `dq`: F32 `[tokens, n_heads * head_dim]`; `k`, `v`, `dk`, `dv`: F32 `[tokens, n_kv_heads * head_dim]`;
 /// `lse`: F32 `[tokens, n_heads]` of the forward pass; `cu_seqlens` as there. `dk` and `dv` are summed over the query heads
@@ -87,7 +87,7 @@ pub fn attention_backward(
             head_dim: head_dim as u32,
             scale: 1.0 / (head_dim as f32).sqrt(),
         };
-        return flash_cuda::launch_backward(cuda, &params, heads, longest, offsets.len() - 1);
+        return cuda::launch_backward(cuda, &params, heads, longest, offsets.len() - 1);
     }
     let n = tokens * n_heads * head_dim;
     let mut partials = Scratch::new((longest.div_ceil(keys_per_span(longest)).max(1) - 1) * n);

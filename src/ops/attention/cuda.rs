@@ -1,9 +1,8 @@
 //! Launches of `kernels/attention.cu`, which serves packed and paged attention, and of `attention_backward.cu`; the choice of their
 //! `_sm90` for packed sequences where card and heads allow it.
 
-use super::attention::Heads;
-use super::flash_sm90;
-use super::paged_attention::PagedBatch;
+use super::cuda_sm90;
+use super::{Heads, PagedBatch};
 use crate::device::Tensor;
 use crate::device::cuda::{Cuda, Grid, abi};
 use crate::error::{Error, Result};
@@ -73,7 +72,7 @@ pub(super) fn launch(
     let most_new = offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
     let longest = paged.map_or(most_new, |p| p.context_lens.u32().iter().copied().max().unwrap_or(0) as usize);
     let max_splits = longest.div_ceil(abi::ATTENTION_SPLIT as usize).max(1);
-    let sm90 = paged.is_none() && flash_sm90::takes(cuda, heads);
+    let sm90 = paged.is_none() && cuda_sm90::takes(cuda, heads);
     let in_splits = !sm90 && most_new * group <= SPLIT_ROWS;
     // Not filled: every split that attention_combine reads was written.
     let floats = tokens * n_heads * max_splits * (head_dim + 2);
@@ -97,7 +96,7 @@ pub(super) fn launch(
         scale: 1.0 / (head_dim as f32).sqrt(),
     };
     if sm90 {
-        return flash_sm90::launch(cuda, params, heads, tokens, most_new, sequences);
+        return cuda_sm90::launch(cuda, params, heads, tokens, most_new, sequences);
     }
     let shared = |rows: usize| ((rows + 2 * KEYS) * (features + 8) * 2) as u32;
     if in_splits {
@@ -121,8 +120,8 @@ pub(super) fn launch_backward(
     let Heads { n_heads, n_kv_heads, .. } = heads;
     let rows = params.tokens as usize * n_heads;
     cuda.launch("attention_delta", Grid { blocks: [rows.div_ceil(4), 1, 1], threads: 128, shared: 0 }, params)?;
-    if flash_sm90::takes(cuda, heads) {
-        return flash_sm90::launch_backward(cuda, *params, heads, longest, sequences);
+    if cuda_sm90::takes(cuda, heads) {
+        return cuda_sm90::launch_backward(cuda, *params, heads, longest, sequences);
     }
     let &Kernels { features, backward_keys, backward_queries, .. } = kernels(heads, BACKWARD_ROWS)?;
     let shared = ((ROWS + BACKWARD_ROWS) * 2 * (features + 8) * 2) as u32;

@@ -1,0 +1,69 @@
+//! Causal attention with grouped queries (Ainslie et al. 2023): over packed sequences, its gradients, and over pages.
+//!
+//! A token's result has the same bits whatever is packed or batched beside it, and the same from packed sequences as from
+//! pages of any size filled in steps of any size.
+//!
+//! | file | subject |
+//! |-|-|
+//! | `forward.rs` | packed sequences |
+//! | `backward.rs` | their gradients |
+//! | `paged.rs` | keys and values in pages, for generation |
+//! | `flash.rs` | a block of query rows against the keys before it, of both kinds |
+//! | `cuda.rs`, `cuda_sm90.rs` | launches on a card |
+
+mod backward;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_sm90;
+mod flash;
+mod forward;
+mod paged;
+#[cfg(test)]
+mod tests;
+
+pub use backward::attention_backward;
+pub use forward::{attention, cost};
+pub use paged::{PagedBatch, kv_store, paged_attention};
+
+use crate::device::{DType, Tensor};
+use crate::error::{Error, Result};
+
+/// Head counts and size of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Features of one head.
+    pub head_dim: usize,
+}
+
+/// Errors unless the key/value heads divide the query heads and no size is 0.
+fn check_heads(op: &'static str, heads: Heads) -> Result<()> {
+    let Heads { n_heads, n_kv_heads, head_dim } = heads;
+    if n_heads > 0 && n_kv_heads > 0 && head_dim > 0 && n_heads.is_multiple_of(n_kv_heads) {
+        return Ok(());
+    }
+    Err(Error::shape(op, "heads", "n_heads a multiple of n_kv_heads, no size 0", format!("{heads:?}")))
+}
+
+/// The offsets of packed sequences, when they start at 0, never fall and end at `tokens`.
+fn check_offsets<'a>(op: &'static str, cu_seqlens: &'a Tensor, tokens: usize) -> Result<&'a [u32]> {
+    let fits = cu_seqlens.dtype() == DType::U32 && {
+        let offsets = cu_seqlens.u32();
+        offsets.first() == Some(&0) && offsets.is_sorted() && offsets.last().copied() == u32::try_from(tokens).ok()
+    };
+    if fits {
+        return Ok(cu_seqlens.u32());
+    }
+    let expected = format!("U32 offsets rising from 0 to {tokens}");
+    let found = if cu_seqlens.dtype() == DType::U32 {
+        let offsets = cu_seqlens.u32();
+        format!("{:?} to {:?} over {} entries", offsets.first(), offsets.last(), offsets.len())
+    } else {
+        format!("{cu_seqlens:?}")
+    };
+    Err(Error::shape(op, "cu_seqlens", expected, found))
+}
