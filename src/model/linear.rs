@@ -4,6 +4,7 @@ use super::lora::{DropoutKey, Lora};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::matmul::{PackedWeight, Store, Weight, matmul_weight, matmul_weights};
+use crate::ops::scale::add;
 use std::sync::Arc;
 
 /// A projection: `y = x · weightᵀ (+ bias) (+ adapter)`. Clones share the weights.
@@ -44,11 +45,15 @@ impl Linear {
         x: &Tensor,
         projections: [(&Linear, &mut Tensor); N],
     ) -> Result<()> {
+        if !dev.is_cpu() {
+            return projections.into_iter().try_for_each(|(linear, y)| linear.forward(dev, y, x, Store::Replace));
+        }
         let loras = projections.each_ref().map(|(linear, _)| linear.lora.as_deref());
         let mut products = projections.map(|(linear, y)| (y, linear.product_weight(), linear.bias.as_deref()));
         matmul_weights(dev, x, &mut products)?;
         let outputs = products.into_iter().zip(loras);
-        outputs.filter_map(|((y, ..), lora)| Some((y, lora?))).try_for_each(|(y, lora)| lora.forward(dev, y, x, None))
+        let mut adapted = outputs.filter_map(|((y, ..), lora)| Some((y, lora?)));
+        adapted.try_for_each(|(y, lora)| lora.forward(dev, y, x, Store::Add, None))
     }
 
     /// `y (+)= x · weightᵀ (+ bias) (+ adapter without dropout)`.
@@ -65,7 +70,41 @@ impl Linear {
         store: Store,
         key: Option<DropoutKey>,
     ) -> Result<()> {
-        matmul_weight(dev, y, x, self.product_weight(), self.bias.as_deref(), store)?;
-        self.lora.as_ref().map_or(Ok(()), |lora| lora.forward(dev, y, x, key))
+        let of_weight =
+            |y: &mut Tensor, store| matmul_weight(dev, y, x, self.product_weight(), self.bias.as_deref(), store);
+        match &self.lora {
+            None => of_weight(y, store),
+            Some(lora) => add_up(dev, y, store, of_weight, |y, store| lora.forward(dev, y, x, store, key)),
+        }
+    }
+}
+
+/// `y (+)= of_weight + of_adapter`, two products that each replace or add to what they are given.
+///
+/// A card rounds what it stores to BF16. Adding to a number that was rounded already takes half a unit in its last place, 2^-9
+/// of it, to change anything, and an adapter's product is often smaller than that against its weight's. So the smaller product is
+/// stored first, in its own precision, and both are one number before they meet the old value.
+pub(super) fn add_up(
+    dev: &Device,
+    y: &mut Tensor,
+    store: Store,
+    of_weight: impl FnOnce(&mut Tensor, Store) -> Result<()>,
+    of_adapter: impl FnOnce(&mut Tensor, Store) -> Result<()>,
+) -> Result<()> {
+    match store {
+        _ if dev.is_cpu() => {
+            of_weight(y, store)?;
+            of_adapter(y, Store::Add)
+        }
+        Store::Replace => {
+            of_adapter(y, Store::Replace)?;
+            of_weight(y, Store::Add)
+        }
+        Store::Add => {
+            let mut sum = dev.zeros(y.shape(), y.dtype())?;
+            of_adapter(&mut sum, Store::Replace)?;
+            of_weight(&mut sum, Store::Add)?;
+            add(dev, y, &sum)
+        }
     }
 }

@@ -6,7 +6,7 @@
 use super::Batch;
 use super::activations::{Activations, Kept, Recompute};
 use super::gradients::{BlockGradients, Gradients, LinearGradients};
-use super::linear::Linear;
+use super::linear::{Linear, add_up};
 use super::llama::{Block, Llama};
 use super::lora::{DropoutKey, Projection};
 use crate::device::{Device, Tensor};
@@ -27,25 +27,27 @@ impl Linear {
     pub fn backward(
         &self,
         dev: &Device,
-        mut dx: Option<(&mut Tensor, Store)>,
+        dx: Option<(&mut Tensor, Store)>,
         grads: &mut LinearGradients,
         dy: &Tensor,
         x: &Tensor,
         key: Option<DropoutKey>,
     ) -> Result<()> {
-        if let Some((dx, store)) = &mut dx {
-            matmul_nn(dev, dx, dy, &self.weight, *store)?;
-        }
         if let Some(dw) = &mut grads.weight {
             matmul_tn(dev, dw, dy, x, Store::Add)?;
         }
         if let Some(db) = &mut grads.bias {
             bias_backward(dev, db, dy)?;
         }
-        if let (Some(lora), Some(grads)) = (&self.lora, &mut grads.lora) {
-            lora.backward(dev, dx.map(|(dx, _)| dx), grads, dy, x, key)?;
+        let of_weight = |dx: &mut Tensor, store| matmul_nn(dev, dx, dy, &self.weight, store);
+        match (&self.lora, &mut grads.lora, dx) {
+            (Some(lora), Some(grads), Some((dx, store))) => {
+                add_up(dev, dx, store, of_weight, |dx, store| lora.backward(dev, Some((dx, store)), grads, dy, x, key))
+            }
+            (Some(lora), Some(grads), None) => lora.backward(dev, None, grads, dy, x, key),
+            (_, _, Some((dx, store))) => of_weight(dx, store),
+            (_, _, None) => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -114,21 +114,29 @@ impl Lora {
         self.a.rows()
     }
 
-    /// `y += scale * (dropout(x) · Aᵀ) · Bᵀ`. `x`: F32 `[tokens, in]`, `y`: F32 `[tokens, out]`; no dropout without a key.
-    pub fn forward(&self, dev: &Device, y: &mut Tensor, x: &Tensor, key: Option<DropoutKey>) -> Result<()> {
+    /// `y (+)= scale * (dropout(x) · Aᵀ) · Bᵀ`. `x`: F32 `[tokens, in]`, `y`: F32 `[tokens, out]`; no dropout without a key.
+    pub fn forward(
+        &self,
+        dev: &Device,
+        y: &mut Tensor,
+        x: &Tensor,
+        store: Store,
+        key: Option<DropoutKey>,
+    ) -> Result<()> {
         let dropped = dropped(dev, x, key)?;
         let low = self.low_rank(dev, dropped.as_ref().unwrap_or(x))?;
-        matmul_nt(dev, y, &low, &self.b, None, Store::Add)
+        matmul_nt(dev, y, &low, &self.b, None, store)
     }
 
-    /// Adds to `grads` and, where the input needs a gradient, to `dx`. `dy`: F32 `[tokens, out]`, `dx`, `x`: F32 `[tokens, in]`.
+    /// Adds to `grads` and gives the input's gradient where that is needed. `dy`: F32 `[tokens, out]`, `dx`, `x`: F32
+    /// `[tokens, in]`.
     ///
     /// With `u = scale * dropout(x) · Aᵀ` and `du = scale * dy · B`: `dB += dyᵀ u`, `dA += duᵀ dropout(x)`,
-    /// `dx += mask * (du · A)`.
+    /// `dx (+)= mask * (du · A)`.
     pub fn backward(
         &self,
         dev: &Device,
-        dx: Option<&mut Tensor>,
+        dx: Option<(&mut Tensor, Store)>,
         grads: &mut LoraGradients,
         dy: &Tensor,
         x: &Tensor,
@@ -142,11 +150,11 @@ impl Lora {
         matmul_nn(dev, &mut d_low, dy, &self.b, Store::Replace)?;
         scale(dev, &mut d_low, self.scale)?;
         matmul_tn(dev, &mut grads.a, &d_low, seen, Store::Add)?;
-        let Some(dx) = dx else { return Ok(()) };
-        let Some(key) = key else { return matmul_nn(dev, dx, &d_low, &self.a, Store::Add) };
+        let Some((dx, store)) = dx else { return Ok(()) };
+        let Some(key) = key else { return matmul_nn(dev, dx, &d_low, &self.a, store) };
         let mut d_dropped = dev.zeros(x.shape(), x.dtype())?;
         matmul_nn(dev, &mut d_dropped, &d_low, &self.a, Store::Replace)?;
-        dropout(dev, dx, &d_dropped, key.p, key.seed, key.stream, Store::Add)
+        dropout(dev, dx, &d_dropped, key.p, key.seed, key.stream, store)
     }
 
     /// `scale * x · Aᵀ`, F32 `[tokens, rank]`.

@@ -115,10 +115,8 @@ fn angular_distances_equal_the_cpus_within_rounding() {
 fn steps_have_the_cpus_losses_and_gradient_norms_within_rounding() {
     let (dev, cpu) = (card(), Device::cpu());
     let run = |dev: &Device, method| five_steps(&mut trainer(dev, smollm(), method, Recompute::Block));
-    assert_same_steps("smollm", 2, &run(&dev, Method::Full), &run(&cpu, Method::Full));
-    let (got, want) = (run(&dev, lora(0.0)), run(&cpu, lora(0.0)));
-    // The second loss differs by 0.029 of a bound of 0.023, the fifth by 0.002: what an adapter of small factors adds to a product that
-    // is already rounded to BF16 can be below half a unit of it.
-    assert_same_steps("smollm, first step of an adapter", 2, &got[..1], &want[..1]);
-    assert!(got.windows(2).all(|pair| pair[1].loss < pair[0].loss), "it learns: {got:?}");
+    for method in [Method::Full, lora(0.0), lora(0.25)] {
+        let (got, want) = (run(&dev, method.clone()), run(&cpu, method.clone()));
+        assert_same_steps(&format!("smollm {method:?}"), 2, &got, &want);
+    }
 }
