@@ -61,16 +61,28 @@ typedef struct matmul_params {
 #define MATMUL_MEDIUM_SHARED (MATMUL_MEDIUM_STAGES * 2 * 64 * 40 * 2)
 #define MATMUL_SMALL_SHARED (MATMUL_SMALL_STAGES * (16 + 32) * 72 * 2)
 
-// The same products on compute capability 9.0, for n that is a multiple of 4. matmul_sm90_LAYOUT_COLUMNS: tiles of y of 128 x COLUMNS, 256 or 128. Grid: any,
-// at most the tiles. Block: 384. Dynamic shared memory: MATMUL_SM90_SHARED.
-// matmul_sm90_rows_M, for nt, M of 8, 16, 32, 64 or 128: tiles of p.rows x M of y^T. Grid: any, at most the tiles. Block: 384. Dynamic shared memory: as above.
-// All give the same bits. Boxes of the tensor maps of a and b, elements by rows: 64 x 128 and 64 x COLUMNS where k runs along the
-// rows, 64 x 64 where it runs down the columns; of rows_M, 64 x M and 64 x p.rows.
+// The same products on compute capability 9.0, for n that is a multiple of 4; all kernels give the same bits. Block: 384. Dynamic
+// shared memory: MATMUL_SM90_SHARED. Grid: any number of clusters, at most those that cover y. Boxes of tensor maps are of 64
+// elements by 128 rows where k runs along the rows, by 64 where it runs down the columns.
+// matmul_sm90_LAYOUT_COLUMNS: tiles of y of 128 x COLUMNS, 256 or 128; for 256 clusters of MATMUL_SM90_CLUSTER tiles below each other.
 typedef struct matmul_sm90_params {
     tensor_map a, b;
     matmul_params product;
-    uint32_t rows;  // of b in a tile of matmul_sm90_rows_M: a multiple of 8, at most 128
 } matmul_sm90_params;
+
+#define MATMUL_SM90_PRODUCTS 3
+
+// matmul_sm90_rows_M, for nt, M of 8, 16, 32, 64 or 128: some products with the same a, m and k, in tiles of `rows` x M of y^T; from
+// M = 32 on clusters of MATMUL_SM90_ROWS_CLUSTER tiles of other weights. Boxes: 64 by M / cluster rows of a, by `rows` of b.
+typedef struct matmul_sm90_rows_params {
+    tensor_map a, b[MATMUL_SM90_PRODUCTS];
+    matmul_params product[MATMUL_SM90_PRODUCTS];
+    uint32_t products;
+    uint32_t rows;  // of b in a tile: a multiple of 8, at most 128
+} matmul_sm90_rows_params;
+
+#define MATMUL_SM90_CLUSTER 2
+#define MATMUL_SM90_ROWS_CLUSTER 4
 
 // Bytes of the ring of tiles, and with what its alignment takes and what is read behind tiles of fewer than 64 rows.
 #define MATMUL_SM90_RING (192 * 1024)
@@ -133,16 +145,16 @@ typedef struct cosine_params {
 
 // attention_D: y = softmax(q k^T * scale) v, causal, for head_dim <= D of 64, 80, 96, 128. Grid: (ceil(longest run of new
 // tokens / (64 / group)), n_kv_heads, sequences), with group = n_heads / n_kv_heads <= 64. Block: 128. Dynamic shared memory:
-// (64 + 128) (D + 8) 2 bytes.
+// (64 + 64 ATTENTION_STAGES) (D + 8) 2 bytes.
 //
-// attention_split_D: the same for sequences of at most 16 / group new tokens, the keys of a sequence side by side in splits, into
-// p.partial. Grid: (max_splits, n_kv_heads, sequences). Block: 32. Shared: (16 + 128) (D + 8) 2 bytes. Then
-// attention_combine.
-// Grid: (most new tokens, n_heads, sequences). Block: 128. Both ways give the same bits.
+// attention_split_D and attention_deep_split_D: the same for sequences of at most 16 / group new tokens, the keys of a sequence
+// side by side in splits, into p.partial. Grid: (max_splits, n_kv_heads, sequences). Block: 32. Shared: (16 + 64 STAGES) (D + 8) 2
+// bytes. Then, where max_splits > 1, attention_combine.
+// Grid: (most new tokens, n_heads, sequences). Block: 128. All ways give the same bits.
 typedef struct attention_params {
     bf16* y;         // [tokens, n_heads * head_dim]
     float* lse;      // [tokens, n_heads], log of the sum of exponentials, or null
-    float* partial;  // [tokens, n_heads, max_splits, head_dim + 2], of the split kernels
+    float* partial;  // [tokens, n_heads, max_splits, head_dim + 2], of the split kernels with max_splits > 1
     const bf16* q;   // as y; aligned to 16 bytes, as are k and v
     const bf16* k;   // [tokens or slots, n_kv_heads * head_dim]
     const bf16* v;
@@ -157,6 +169,10 @@ typedef struct attention_params {
 
 // Keys whose softmax is computed apart. Part of the result's definition.
 #define ATTENTION_SPLIT 256
+// Tiles of 64 keys or values in a block's shared memory.
+#define ATTENTION_STAGES 2
+#define ATTENTION_SPLIT_STAGES 3
+#define ATTENTION_DEEP_SPLIT_STAGES 8
 
 // attention_sm90_D: the same on compute capability 9.0 for packed sequences and head_dim D of 64 or 128; other bits than
 // attention_D. Grid: (ceil(longest / (2 (64 / group))), n_kv_heads, sequences), group <= 64. Block: 384. Dynamic shared memory:

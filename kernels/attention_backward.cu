@@ -223,42 +223,16 @@ template <int D> __device__ __forceinline__ void backward_queries(const attentio
     store_rows<D>(p.dq, dq, p.scale, p.head_dim, n, query);
 }
 
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_keys_64(const attention_backward_params __grid_constant__ p) {
-    backward_keys<64>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_queries_64(const attention_backward_params __grid_constant__ p) {
-    backward_queries<64>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_keys_80(const attention_backward_params __grid_constant__ p) {
-    backward_keys<80>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_queries_80(const attention_backward_params __grid_constant__ p) {
-    backward_queries<80>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_keys_96(const attention_backward_params __grid_constant__ p) {
-    backward_keys<96>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_queries_96(const attention_backward_params __grid_constant__ p) {
-    backward_queries<96>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_keys_128(const attention_backward_params __grid_constant__ p) {
-    backward_keys<128>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_queries_128(const attention_backward_params __grid_constant__ p) {
-    backward_queries<128>(p);
-}
+#define BACKWARD(D)                                                                       \
+    extern "C" __global__ void __launch_bounds__(128, 2)                                  \
+        attention_backward_keys_##D(const attention_backward_params __grid_constant__ p) { \
+        backward_keys<D>(p);                                                              \
+    }                                                                                     \
+    extern "C" __global__ void __launch_bounds__(128, 2)                                  \
+        attention_backward_queries_##D(const attention_backward_params __grid_constant__ p) { \
+        backward_queries<D>(p);                                                           \
+    }
+BACKWARD(64)
+BACKWARD(80)
+BACKWARD(96)
+BACKWARD(128)

@@ -10,6 +10,7 @@
 //   - one thread copies, three steps ahead; two warpgroups of 64 rows multiply, and while one computes exponentials the other has the
 //     tensor cores. Within a warpgroup P and dS wait for both of their products: exponentials under the second one spilled 16
 //     bytes of registers with heads of 128.
+// Where the last step reaches into the next sequence, zeros replace its rows: a weight of 0 does not hide a NaN.
 #include "softmax.cuh"
 #include "tile_sm90.cuh"
 
@@ -187,10 +188,11 @@ template <int D> __device__ __forceinline__ void backward_keys(const attention_b
     uint32_t weights[STEP / 16][4], left[STEP / 16][4];
     mbarrier_wait(&common.own_full[w], 0);
     for (uint32_t i = 0; i < steps; ++i) {
-        const char* const step = tiles.of_step(i);
+        char* const step = tiles.of_step(i);
         const RowNumbers& numbers = common.numbers[i % STAGES];
         const uint32_t token = (first_step + i) * h.tokens;
         mbarrier_wait(&common.full[i % STAGES], i / STAGES % 2);
+        if (token + h.tokens > h.len) clear_rows<STEP, 2 * D / SWIZZLED>(step, (h.len - token) * h.group);
         // Transposed: rows are keys, columns queries.
         two_products<D>(s, ds, own, step);
         wgmma_wait<0>();
@@ -260,8 +262,9 @@ template <int D> __device__ __forceinline__ void backward_queries(const attentio
     uint32_t left[STEP / 16][4];
     mbarrier_wait(&common.own_full[w], 0);
     for (uint32_t i = 0; i < steps; ++i) {
-        const char* const step = tiles.of_step(i);
+        char* const step = tiles.of_step(i);
         mbarrier_wait(&common.full[i % STAGES], i / STAGES % 2);
+        if ((i + 1) * STEP > h.len) clear_rows<STEP, 2 * D / SWIZZLED>(step, h.len - i * STEP);
         two_products<D>(s, ds, own, step);
         wgmma_wait<0>();
         wgmma_hold(s);

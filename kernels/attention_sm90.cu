@@ -12,8 +12,8 @@
 //
 // A row's keys are taken in blocks of 128 from the start of its sequence, and a masked key adds exactly 0: the row's bits depend on
 // nothing else in the batch. They are not those of attention.cu, whose blocks and instruction differ: pages, which must give one
-// result for any cut of a prompt into steps, stay there altogether. The last block of a sequence reads values of the next one with
-// weight 0, which shows where they are infinite or NaN.
+// result for any cut of a prompt into steps, stay there altogether. The last block of keys reaches into the next sequence, whose
+// values are replaced by zeros: a weight of 0 does not hide a NaN.
 #include "softmax.cuh"
 #include "tile_sm90.cuh"
 
@@ -31,6 +31,7 @@ struct Barriers {
 struct Rows {
     uint32_t start, first, end;  // of the sequence, of the block's tokens: numbers among all tokens
     uint32_t group, step, blocks;  // blocks of keys that the last token sees
+    uint32_t in_last;  // keys of the sequence in the last of them
 };
 
 __device__ __forceinline__ Rows rows_of_block(const attention_params& p) {
@@ -43,6 +44,7 @@ __device__ __forceinline__ Rows rows_of_block(const attention_params& p) {
     r.first = r.start + (gridDim.x - 1 - blockIdx.x) * 2 * r.step;
     r.end = min(end, r.first + 2 * r.step);
     r.blocks = r.first < end ? (r.end - r.start + KEYS - 1) / KEYS : 0;
+    r.in_last = r.blocks > 0 ? min(end - r.start - (r.blocks - 1) * KEYS, static_cast<uint32_t>(KEYS)) : 0;
     return r;
 }
 
@@ -186,6 +188,7 @@ __device__ __forceinline__ void attend(const attention_sm90_params& params, cons
         pack();
     }
     const uint32_t last = (rows.blocks - 1) % STAGES;
+    if (rows.in_last < KEYS) clear_rows<KEYS, D / SWIZZLED>(tiles.v + last * tiles.KV, rows.in_last);
     wgmma_hold(o);
     wgmma_fence();
     add_values(last, rows.blocks > 1);

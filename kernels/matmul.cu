@@ -134,30 +134,14 @@ __device__ __forceinline__ void matmul(const matmul_params& p) {
 #define MEDIUM 64, 64, 32, 32, 32, MATMUL_MEDIUM_STAGES
 #define SMALL 16, 32, 64, 16, 16, MATMUL_SMALL_STAGES
 
-extern "C" __global__ void __launch_bounds__(256) matmul_nt_large(const matmul_params __grid_constant__ p) {
-    matmul<LARGE, true, true>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128) matmul_nt_medium(const matmul_params __grid_constant__ p) {
-    matmul<MEDIUM, true, true>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(64) matmul_nt_small(const matmul_params __grid_constant__ p) {
-    matmul<SMALL, true, true>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(256) matmul_nn_large(const matmul_params __grid_constant__ p) {
-    matmul<LARGE, true, false>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128) matmul_nn_medium(const matmul_params __grid_constant__ p) {
-    matmul<MEDIUM, true, false>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(256) matmul_tn_large(const matmul_params __grid_constant__ p) {
-    matmul<LARGE, false, false>(p);
-}
-
-extern "C" __global__ void __launch_bounds__(128) matmul_tn_medium(const matmul_params __grid_constant__ p) {
-    matmul<MEDIUM, false, false>(p);
-}
+#define PRODUCT(NAME, THREADS, TILE, A_K_ROWS, B_K_ROWS)                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS) matmul_##NAME(const matmul_params __grid_constant__ p) {          \
+        matmul<TILE, A_K_ROWS, B_K_ROWS>(p);                                                                                \
+    }
+PRODUCT(nt_large, 256, LARGE, true, true)
+PRODUCT(nt_medium, 128, MEDIUM, true, true)
+PRODUCT(nt_small, 64, SMALL, true, true)
+PRODUCT(nn_large, 256, LARGE, true, false)
+PRODUCT(nn_medium, 128, MEDIUM, true, false)
+PRODUCT(tn_large, 256, LARGE, false, false)
+PRODUCT(tn_medium, 128, MEDIUM, false, false)

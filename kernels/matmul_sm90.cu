@@ -4,19 +4,30 @@
 // fast.cu (Pranjal Shankhdhar, 2024), DeepGEMM. On paper, measured: not yet:
 //   - tensor copies by one thread into a ring, products by wgmma from shared memory: no instruction of the eight multiplying
 //     warps loads, so the tensor cores wait for nothing but data (mma.sync with ldmatrix reaches about 60 % of the card's peak);
-//   - tiles of 128 x 256 x 64: 48 KB for 4.2 MFLOP, 70 GB/s a multiprocessor at 788 TFLOP/s, of about 110 that the L2 cache gives;
-//     128 x 128 would need 94 and is for shapes where 256 columns would leave multiprocessors idle;
+//   - tiles of 128 x 256 x 64: 48 KB for 4.2 MFLOP. At 788 TFLOP/s that is 70 GB/s for each of 132 multiprocessors, 9.2 TB/s, where
+//     the L2 cache is expected to give 6 (measured on other H100: 5.5 to 7) and the way into one multiprocessor 112 GB/s. So two
+//     tiles below each other are a cluster, and each block copies half of their columns of b to both: 6.2 TB/s from the cache;
+//   - 128 x 128, not in clusters, is for shapes where 256 columns would leave multiprocessors idle;
 //   - registers from the copying warpgroup to the others (setmaxnreg 40 / 232): 128 sums a thread and no spills;
 //   - a persistent grid: the copies of the next tile run under the stores of this one;
 //   - stores straight from registers, two exchanged words at a time so that four lanes write a whole sector of 32 bytes: all
 //     epilogues and any n with one code, about 1,000 cycles of 33,000 at k = 4096. Stores by the copy engine would hide them and
-//     cost a stage of the ring; clusters with multicast would save a third of the L2 traffic. Neither is here yet.
+//     cost a stage of the ring.
 //
 // Few rows (decoding): y^T = b a^T, the weights as the 64 rows of wgmma and the rows of a as its 8 to 128 columns, so that
-// nothing is padded but registers. A block streams `rows` weights of each tile, chosen so that every multiprocessor has the same
-// number; the ring of 192 KB keeps far more in flight than the 33 KB a multiprocessor that 4.3 TB/s at 1 us latency needs. Each
-// block also reads all rows of a: with 64 of them and n = 4096 twice the bytes of its weights, 96 of about 110 GB/s, where
-// multicast would begin to pay.
+// nothing is padded but registers. A block streams `rows` weights of each tile, chosen so that every block has the same number: of
+// 4,096 weights 32, of 1,024 8, by 128 blocks. The ring of 192 KB keeps 64 KB of weights or more in flight on each, where 4.3 TB/s at
+// 1 us latency need 33. But each block also needs all rows of a: of 64 rows and n = 4096 twice the bytes of its weights. From 32 rows on
+// clusters of four copy a quarter of them each to all four. The larger of bytes / 4.3 TB/s and bytes from the cache / 6 TB/s, us,
+// with the launch and the first bytes (some 3 us) still to come; without clusters in brackets:
+//   | n x k | 1, 8 rows | 32 | 64 | 256 (and of 788 TFLOP/s) |
+//   | 4096 x 4096 | 7.8 | 7.9 (11.2) | 8.4 (16.8) | 16.8 (33.6; 10.9) |
+//   | 1024 x 4096 | 2.8 | 2.8 (7.0) | 4.2 (12.6) | 8.4 (25.2; 2.7) |
+//   | 14336 x 4096 | 27.3 | 27.6 | 27.9 (30.8) | 50.3 (83.9; 38.2) |
+//   | 4096 x 14336 | 27.3 | 27.6 (39.1) | 29.4 (58.7) | 58.7 (117; 38.2) |
+//   | 128256 x 4096 | 245 | 246 | 248 (263) | 438 (700; 341) |
+// Products with the same a (q, k and v; gate and up) are one launch: 11.7 us for the 6,144 weights of q, k and v, where three take
+// 13.4, and two launches less.
 //
 // Every element of y is one chain of wgmma over 16 steps of k at a time in increasing order, from zero, in every kernel here and
 // for any m. The instruction computes an element from its 16 pairs of operands and its old sum; that neither the
@@ -38,7 +49,10 @@ struct Barriers {
     uint64_t full[MOST_STAGES], empty[MOST_STAGES];
 };
 
-struct Ring {
+//
+// The blocks of a cluster copy parts of what they share into the same stage of each: it is empty when the multiplying warps of all
+// of them are done with it.
+template <uint32_t CLUSTER> struct Ring {
     char* tiles;
     Barriers& barriers;
     uint32_t stages, bytes, stage = 0, parity = 0;
@@ -49,12 +63,18 @@ struct Ring {
         if (threadIdx.x == 0) {
             for (uint32_t i = 0; i < stages; ++i) {
                 mbarrier_init(&barriers.full[i], 1);
-                mbarrier_init(&barriers.empty[i], multiplying_warps);
+                mbarrier_init(&barriers.empty[i], multiplying_warps * CLUSTER);
             }
             mbarrier_init_fence();
         }
-        __syncthreads();
+        // Before anybody reaches them.
+        if (CLUSTER > 1) {
+            cluster_wait();
+        } else {
+            __syncthreads();
+        }
     }
+
 
     __device__ __forceinline__ char* tile() const { return tiles + stage * bytes; }
     __device__ __forceinline__ uint64_t* full() const { return &barriers.full[stage]; }
@@ -74,21 +94,36 @@ struct Ring {
 
     // A multiplying warp: gives back the stage before this one.
     __device__ __forceinline__ void release_previous() {
-        if (threadIdx.x % 32 == 0) mbarrier_arrive(&barriers.empty[(stage == 0 ? stages : stage) - 1]);
+        uint64_t* const empty = &barriers.empty[(stage == 0 ? stages : stage) - 1];
+        const uint32_t lane = threadIdx.x % 32;
+        if (CLUSTER > 1) {
+            if (lane < CLUSTER) mbarrier_arrive_at(empty, lane);
+        } else if (lane == 0) {
+            mbarrier_arrive(empty);
+        }
     }
 };
 
-// A tile of one operand: OUTER rows or columns of a matrix by 64 steps of k, along the rows (K_ROWS) or down the columns.
-template <int OUTER, bool K_ROWS> struct Tile {
-    static constexpr uint32_t BYTES = OUTER * BK * 2, BOX = SWIZZLED * BK * 2;
+// A tile of one operand: OUTER rows or columns of a matrix by 64 steps of k, along the rows (K_ROWS) or down the columns. SHARED
+// blocks of a cluster copy a part of it each, to all of them.
+template <int OUTER, bool K_ROWS, uint32_t SHARED = 1> struct Tile {
+    static constexpr uint32_t BYTES = OUTER * BK * 2, BOX = SWIZZLED * BK * 2, PART = OUTER / SHARED;
 
     static __device__ __forceinline__ void load(char* to, const tensor_map& map, uint32_t outer, uint32_t k, uint64_t* full) {
+        const uint32_t part = SHARED > 1 ? cluster_rank() * PART : 0;
+        auto copy = [&](char* there, uint32_t x, uint32_t y) {
+            if (SHARED > 1) {
+                tensor_load_to((1 << SHARED) - 1, there, map, x, y, full);
+            } else {
+                tensor_load(there, map, x, y, full);
+            }
+        };
         if (K_ROWS) {
-            tensor_load(to, map, k, outer, full);
+            copy(to + part * BK * 2, k, outer + part);
         } else {
 #pragma unroll
-            for (int box = 0; box < OUTER / SWIZZLED; ++box) {
-                tensor_load(to + box * BOX, map, outer + box * SWIZZLED, k, full);
+            for (int box = 0; box < static_cast<int>(PART) / SWIZZLED; ++box) {
+                copy(to + part / SWIZZLED * BOX + box * BOX, outer + part + box * SWIZZLED, k);
             }
         }
     }
@@ -100,7 +135,7 @@ template <int OUTER, bool K_ROWS> struct Tile {
 };
 
 // Multiplies the stages of one tile of y, STEPS of k each; d is what a warpgroup holds of it.
-template <int N, int STEPS, bool A_K_ROWS, bool B_K_ROWS, class A, class B>
+template <int N, int STEPS, bool A_K_ROWS, bool B_K_ROWS, class Ring, class A, class B>
 __device__ __forceinline__ void multiply(float (&d)[N / 2], Ring& ring, uint32_t stages, A a, B b) {
     for (uint32_t i = 0; i < stages; ++i) {
         mbarrier_wait(ring.full(), ring.parity);
@@ -169,116 +204,148 @@ __device__ __forceinline__ void store_blocks(const matmul_params& p, uint32_t ro
         t % 2 ? uint2{swapped, second} : uint2{first, swapped};
 }
 
-template <int BN, bool A_K_ROWS, bool B_K_ROWS> __device__ __forceinline__ void matmul(const matmul_sm90_params& p) {
+// Tiles of y of 128 x BN; a cluster computes some below each other, which share their columns of b.
+template <int BN, bool A_K_ROWS, bool B_K_ROWS, uint32_t CLUSTER>
+__device__ __forceinline__ void matmul(const matmul_sm90_params& p) {
     constexpr int BM = 128;
     using A = Tile<BM, A_K_ROWS>;
-    using B = Tile<BN, B_K_ROWS>;
+    using B = Tile<BN, B_K_ROWS, CLUSTER>;
     const uint32_t m = p.product.m, n = p.product.n;
-    const uint32_t down = (m + BM - 1) / BM, right = (n + BN - 1) / BN;
+    const uint32_t down = (m + BM * CLUSTER - 1) / (BM * CLUSTER), right = (n + BN - 1) / BN;
     const uint32_t stages = (p.product.k + BK * SLABS - 1) / (BK * SLABS) * SLABS;
-    const uint32_t warpgroup = threadIdx.x / 128;
-    Ring ring(A::BYTES + B::BYTES, 8);
+    const uint32_t warpgroup = threadIdx.x / 128, rank = CLUSTER > 1 ? cluster_rank() : 0;
+    Ring<CLUSTER> ring(A::BYTES + B::BYTES, 8);
+    auto place_of = [&](uint32_t tile) {
+        const Place of_cluster = place_of_tile(tile, down, right);
+        return Place{(of_cluster.down * CLUSTER + rank) * BM, of_cluster.right * BN};
+    };
     if (warpgroup == COPIER) {
         give_registers<40>();
         if (threadIdx.x % 128 != 0) return;
-        for (uint32_t tile = blockIdx.x; tile < down * right; tile += gridDim.x) {
-            const Place place = place_of_tile(tile, down, right);
+        for (uint32_t tile = blockIdx.x / CLUSTER; tile < down * right; tile += gridDim.x / CLUSTER) {
+            const Place place = place_of(tile);
             for (uint32_t i = 0; i < stages; ++i) {
                 ring.claim();
-                A::load(ring.tile(), p.a, place.down * BM, i * BK, ring.full());
-                B::load(ring.tile() + A::BYTES, p.b, place.right * BN, i * BK, ring.full());
+                A::load(ring.tile(), p.a, place.down, i * BK, ring.full());
+                B::load(ring.tile() + A::BYTES, p.b, place.right, i * BK, ring.full());
                 ring.advance();
             }
         }
     } else {
         take_registers<232>();
         float d[BN / 2];
-        for (uint32_t tile = blockIdx.x; tile < down * right; tile += gridDim.x) {
+        for (uint32_t tile = blockIdx.x / CLUSTER; tile < down * right; tile += gridDim.x / CLUSTER) {
             multiply<BN, BK, A_K_ROWS, B_K_ROWS>(
                 d, ring, stages, [&](const char* at, int k) { return A::at(at, 64 * warpgroup, k); },
                 [&](const char* at, int k) { return B::at(at + A::BYTES, 0, k); });
-            const Place place = place_of_tile(tile, down, right);
-            const uint32_t row = place.down * BM + 64 * warpgroup + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+            const Place place = place_of(tile);
+            const uint32_t row = place.down + 64 * warpgroup + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
 #pragma unroll
             for (int j = 0; j < BN / 2; j += 8) {
-                const uint32_t column = place.right * BN + 2 * j;
+                const uint32_t column = place.right + 2 * j;
                 store_blocks(p.product, row, column, make_float2(d[j], d[j + 1]), make_float2(d[j + 4], d[j + 5]));
                 store_blocks(p.product, row + 8, column, make_float2(d[j + 2], d[j + 3]), make_float2(d[j + 6], d[j + 7]));
             }
         }
     }
+    if (CLUSTER > 1) cluster_wait();  // others still reach this block
 }
 
-// Tiles of y^T, M rows of a in each. A warpgroup has 64 weights; where there are fewer, it multiplies what lies behind the tile
-// and stores nothing of it.
-template <int M> __device__ __forceinline__ void matmul_rows(const matmul_sm90_params& p) {
-    const uint32_t m = p.product.m, n = p.product.n;
-    // Tiles of the same weights are neighbours.
-    const uint32_t groups = (m + M - 1) / M, tiles = (n + p.rows - 1) / p.rows * groups;
-    const uint32_t stages = (p.product.k + BK * SLABS - 1) / (BK * SLABS);
-    const uint32_t warpgroup = threadIdx.x / 128, multiplying = (p.rows + 63) / 64;
+// A tile of few rows: of which product, its first weight, its first row of a.
+struct RowsPlace {
+    uint32_t product, weight, row;
+};
+
+// Tiles of y^T, M rows of a in each; a cluster computes some of other weights, which share their rows of a. A warpgroup has 64
+// weights; where there are fewer, it multiplies what lies behind the tile and stores nothing of it.
+template <int M, uint32_t CLUSTER> __device__ __forceinline__ void matmul_rows(const matmul_sm90_rows_params& p) {
+    using A = Tile<M, true, CLUSTER>;
+    const uint32_t m = p.product[0].m, groups = (m + M - 1) / M, of_cluster = p.rows * CLUSTER;
+    auto tiles_of = [&](uint32_t product) { return (p.product[product].n + of_cluster - 1) / of_cluster; };
+    uint32_t tiles = 0;
+    for (uint32_t i = 0; i < p.products; ++i) tiles += tiles_of(i) * groups;
+    const uint32_t stages = (p.product[0].k + BK * SLABS - 1) / (BK * SLABS);
+    const uint32_t warpgroup = threadIdx.x / 128, multiplying = (p.rows + 63) / 64, rank = CLUSTER > 1 ? cluster_rank() : 0;
     // A stage: slabs of weights, then slabs of a.
     const uint32_t weights = p.rows * BK * 2;
-    constexpr uint32_t ROWS = M * BK * 2;
-    Ring ring((weights + ROWS) * SLABS, 4 * multiplying);
+    Ring<CLUSTER> ring((weights + A::BYTES) * SLABS, 4 * multiplying);
+    // Tiles of the same weights are neighbours.
+    auto place_of = [&](uint32_t tile) {
+        RowsPlace place = {0, tile / groups, tile % groups * M};
+        while (place.weight >= tiles_of(place.product)) place.weight -= tiles_of(place.product++);
+        place.weight = place.weight * of_cluster + rank * p.rows;
+        return place;
+    };
     if (warpgroup == COPIER) {
         if (threadIdx.x % 128 != 0) return;
-        for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        for (uint32_t tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
+            const RowsPlace place = place_of(tile);
             for (uint32_t i = 0; i < stages * SLABS; i += SLABS) {
                 ring.claim();
 #pragma unroll
                 for (uint32_t slab = 0; slab < SLABS; ++slab) {
                     const uint32_t k = (i + slab) * BK;
-                    tensor_load(ring.tile() + slab * weights, p.b, k, tile / groups * p.rows, ring.full());
-                    tensor_load(ring.tile() + SLABS * weights + slab * ROWS, p.a, k, tile % groups * M, ring.full());
+                    tensor_load(ring.tile() + slab * weights, p.b[place.product], k, place.weight, ring.full());
+                    A::load(ring.tile() + SLABS * weights + slab * A::BYTES, p.a, place.row, k, ring.full());
                 }
                 ring.advance();
             }
         }
     } else if (warpgroup < multiplying) {
         float d[M / 2];
-        for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        for (uint32_t tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
             multiply<M, BK * SLABS, true, true>(
                 d, ring, stages,
                 [&](const char* at, int k) {
                     return along_rows(at + k / BK * weights + 64 * warpgroup * BK * 2, k % BK);
                 },
-                [&](const char* at, int k) { return along_rows(at + SLABS * weights + k / BK * ROWS, k % BK); });
+                [&](const char* at, int k) { return along_rows(at + SLABS * weights + k / BK * A::BYTES, k % BK); });
+            const RowsPlace place = place_of(tile);
+            const matmul_params& product = p.product[place.product];
             const uint32_t warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
             for (uint32_t half = 0; half < 2; ++half) {
-                const uint32_t row = 64 * warpgroup + 16 * warp + g + 8 * half, column = tile / groups * p.rows + row;
-                if (row >= p.rows || column >= n) continue;
+                const uint32_t row = 64 * warpgroup + 16 * warp + g + 8 * half, column = place.weight + row;
+                if (row >= p.rows || column >= product.n) continue;
 #pragma unroll
                 for (uint32_t j = 0; j < M / 4; ++j) {
-                    const uint32_t of_a = tile % groups * M + 8 * (j / 2) + 2 * t + j % 2;
-                    if (of_a < m) store_one(p.product, of_a, column, d[j / 2 * 4 + 2 * half + j % 2]);
+                    const uint32_t of_a = place.row + 8 * (j / 2) + 2 * t + j % 2;
+                    if (of_a < m) store_one(product, of_a, column, d[j / 2 * 4 + 2 * half + j % 2]);
                 }
             }
         }
     }
+    if (CLUSTER > 1) cluster_wait();  // others still reach this block
 }
 
-#define PRODUCT(NAME, COLUMNS, A_K_ROWS, B_K_ROWS)                                   \
-    extern "C" __global__ void __launch_bounds__(384, 1)                             \
-        matmul_sm90_##NAME##_##COLUMNS(const matmul_sm90_params __grid_constant__ p) { \
-        matmul<COLUMNS, A_K_ROWS, B_K_ROWS>(p);                                      \
+#define PRODUCT(NAME, A_K_ROWS, B_K_ROWS)                                                                          \
+    CLUSTERS_OF(MATMUL_SM90_CLUSTER, matmul_sm90_##NAME##_256) __launch_bounds__(384, 1)                           \
+        matmul_sm90_##NAME##_256(const matmul_sm90_params __grid_constant__ p) {                                   \
+        matmul<256, A_K_ROWS, B_K_ROWS, MATMUL_SM90_CLUSTER>(p);                                                   \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(384, 1)                                                           \
+        matmul_sm90_##NAME##_128(const matmul_sm90_params __grid_constant__ p) {                                   \
+        matmul<128, A_K_ROWS, B_K_ROWS, 1>(p);                                                                     \
     }
-PRODUCT(nt, 256, true, true)
-PRODUCT(nt, 128, true, true)
-PRODUCT(nn, 256, true, false)
-PRODUCT(nn, 128, true, false)
-PRODUCT(tn, 256, false, false)
-PRODUCT(tn, 128, false, false)
+PRODUCT(nt, true, true)
+PRODUCT(nn, true, false)
+PRODUCT(tn, false, false)
 
-#define ROWS(M)                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(384, 1) matmul_sm90_rows_##M(const matmul_sm90_params __grid_constant__ p) { \
-        matmul_rows<M>(p);                                                                                                  \
+#define ROWS(M)                                                          \
+    extern "C" __global__ void __launch_bounds__(384, 1)                 \
+        matmul_sm90_rows_##M(const matmul_sm90_rows_params __grid_constant__ p) { \
+        matmul_rows<M, 1>(p);                                            \
     }
 ROWS(8)
 ROWS(16)
-ROWS(32)
-ROWS(64)
-ROWS(128)
+
+#define ROWS_IN_CLUSTERS(M)                                                               \
+    CLUSTERS_OF(MATMUL_SM90_ROWS_CLUSTER, matmul_sm90_rows_##M) __launch_bounds__(384, 1) \
+        matmul_sm90_rows_##M(const matmul_sm90_rows_params __grid_constant__ p) {         \
+        matmul_rows<M, MATMUL_SM90_ROWS_CLUSTER>(p);                                      \
+    }
+ROWS_IN_CLUSTERS(32)
+ROWS_IN_CLUSTERS(64)
+ROWS_IN_CLUSTERS(128)
 
 #endif

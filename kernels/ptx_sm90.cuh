@@ -1,6 +1,6 @@
-// Hopper's instructions: mbarrier, tensor copies (TMA), wgmma, setmaxnreg, named barriers. Inline PTX lives here and in ptx.cuh
+// Hopper's instructions: mbarrier, tensor copies (TMA), clusters, wgmma, setmaxnreg, named barriers. Inline PTX lives here and in ptx.cuh
 // alone; tests/simt/include/simt_sm90.h has the same functions for the host. Sources: PTX ISA 8.0 and later, sections 9.7.13
-// (mbarrier), 9.7.9.25 (cp.async.bulk.tensor) and 9.7.15 (wgmma).
+// (mbarrier, barrier.cluster), 9.7.9.25 (cp.async.bulk.tensor) and 9.7.15 (wgmma).
 //
 // They exist in sm_90a code only, which runs on compute capability 9.0 and nowhere else: RATOON_SM90 guards the kernels.
 #pragma once
@@ -62,6 +62,43 @@ __device__ __forceinline__ void tensor_load(void* to, const tensor_map& map, uin
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(
             shared_address(to)),
         "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// Clusters: blocks, neighbours in x, that run at the same time and reach each other's shared memory. Begins the definition of a
+// kernel that runs in clusters of so many.
+#define CLUSTERS_OF(BLOCKS, KERNEL) extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1)
+
+// The number of this block among those of its cluster.
+__device__ __forceinline__ uint32_t cluster_rank() {
+    uint32_t rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// Waits for all threads of the cluster that have not ended.
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// Arrives at the barrier in the same place of block `rank` of the cluster.
+__device__ __forceinline__ void mbarrier_arrive_at(uint64_t* barrier, uint32_t rank) {
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}"
+        ::"r"(shared_address(barrier)), "r"(rank)
+        : "memory");
+}
+
+// tensor_load of two axes into the same place of all blocks of the cluster in `ranks`, one bit each; it counts for the barrier in
+// the same place of each.
+__device__ __forceinline__ void tensor_load_to(uint16_t ranks, void* to, const tensor_map& map, uint32_t x, uint32_t y,
+                                               uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], "
+        "%5;" ::"r"(shared_address(to)),
+        "l"(&map), "r"(x), "r"(y), "r"(shared_address(barrier)), "h"(ranks)
         : "memory");
 }
 

@@ -30,4 +30,18 @@ __device__ __forceinline__ uint64_t down_columns(const void* tile, int k, uint32
     return (at & 0x3ffff) >> 4 | uint64_t(next >> 4) << 16 | uint64_t(PATTERN >> 4) << 32 | uint64_t(1) << 62;
 }
 
+// Puts zeros into the rows of a tile of SLABS x ROWS x 64 elements from row `first` on, and waits until this warpgroup's products
+// may read them. All threads of the warpgroup call it; another that does the same at the same time writes the same.
+template <int ROWS, int SLABS> __device__ __forceinline__ void clear_rows(char* tile, uint32_t first) {
+    constexpr uint32_t WORDS = SWIZZLED * 2 / 16;
+    for (uint32_t i = first * WORDS + threadIdx.x % 128; i < ROWS * WORDS; i += 128) {
+#pragma unroll
+        for (int slab = 0; slab < SLABS; ++slab) {
+            reinterpret_cast<uint4*>(tile)[slab * ROWS * WORDS + i] = make_uint4(0, 0, 0, 0);
+        }
+    }
+    async_fence();
+    named_barrier_wait(8 + threadIdx.x / 128, 128);
+}
+
 #endif

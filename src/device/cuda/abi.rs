@@ -11,10 +11,16 @@ pub const MATMUL_SMALL_STAGES: u32 = 6;
 pub const MATMUL_LARGE_SHARED: u32 = 61440;
 pub const MATMUL_MEDIUM_SHARED: u32 = 40960;
 pub const MATMUL_SMALL_SHARED: u32 = 41472;
+pub const MATMUL_SM90_PRODUCTS: u32 = 3;
+pub const MATMUL_SM90_CLUSTER: u32 = 2;
+pub const MATMUL_SM90_ROWS_CLUSTER: u32 = 4;
 pub const MATMUL_SM90_RING: u32 = 196608;
 pub const MATMUL_SM90_SHARED: u32 = 205824;
 pub const ROPE_MAX_HALF: u32 = 256;
 pub const ATTENTION_SPLIT: u32 = 256;
+pub const ATTENTION_STAGES: u32 = 2;
+pub const ATTENTION_SPLIT_STAGES: u32 = 3;
+pub const ATTENTION_DEEP_SPLIT_STAGES: u32 = 8;
 pub const ATTENTION_SM90_KEYS: u32 = 128;
 pub const IGNORED_TARGET: u32 = 4294967295;
 pub const SAMPLE_THREADS: u32 = 512;
@@ -113,7 +119,6 @@ pub struct matmul_sm90_params {
     pub a: tensor_map,
     pub b: tensor_map,
     pub product: matmul_params,
-    pub rows: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -122,7 +127,29 @@ const _: () = {
     ["Offset of field: matmul_sm90_params::a"][::core::mem::offset_of!(matmul_sm90_params, a) - 0usize];
     ["Offset of field: matmul_sm90_params::b"][::core::mem::offset_of!(matmul_sm90_params, b) - 128usize];
     ["Offset of field: matmul_sm90_params::product"][::core::mem::offset_of!(matmul_sm90_params, product) - 256usize];
-    ["Offset of field: matmul_sm90_params::rows"][::core::mem::offset_of!(matmul_sm90_params, rows) - 304usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct matmul_sm90_rows_params {
+    pub a: tensor_map,
+    pub b: [tensor_map; 3usize],
+    pub product: [matmul_params; 3usize],
+    pub products: u32,
+    pub rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of matmul_sm90_rows_params"][::core::mem::size_of::<matmul_sm90_rows_params>() - 768usize];
+    ["Alignment of matmul_sm90_rows_params"][::core::mem::align_of::<matmul_sm90_rows_params>() - 128usize];
+    ["Offset of field: matmul_sm90_rows_params::a"][::core::mem::offset_of!(matmul_sm90_rows_params, a) - 0usize];
+    ["Offset of field: matmul_sm90_rows_params::b"][::core::mem::offset_of!(matmul_sm90_rows_params, b) - 128usize];
+    ["Offset of field: matmul_sm90_rows_params::product"]
+        [::core::mem::offset_of!(matmul_sm90_rows_params, product) - 512usize];
+    ["Offset of field: matmul_sm90_rows_params::products"]
+        [::core::mem::offset_of!(matmul_sm90_rows_params, products) - 656usize];
+    ["Offset of field: matmul_sm90_rows_params::rows"]
+        [::core::mem::offset_of!(matmul_sm90_rows_params, rows) - 660usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -691,6 +718,8 @@ unsafe impl cudarc::driver::DeviceRepr for rmsnorm_params {}
 unsafe impl cudarc::driver::DeviceRepr for matmul_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for matmul_sm90_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for matmul_sm90_rows_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for rope_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.

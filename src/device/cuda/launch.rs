@@ -89,6 +89,30 @@ impl Cuda {
         Ok(())
     }
 
+    /// How many clusters of a kernel with blocks of `grid`, `blocks` each, run at the same time: multiprocessors that a cluster needs lie
+    /// together, so some may stay without one.
+    pub fn clusters_at_once(&self, kernel: &'static str, blocks: usize, grid: Grid) -> Result<usize> {
+        if blocks == 1 {
+            return Ok(self.card.multiprocessors as usize);
+        }
+        let mut known = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&clusters) = known.get(kernel) {
+            return Ok(clusters);
+        }
+        self.bind()?;
+        let refused = |e| self.error(&format!("place {kernel}"), e);
+        let function = self.function(kernel)?;
+        function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, grid.shared as i32).map_err(refused)?;
+        let config = LaunchConfig {
+            grid_dim: (blocks as u32, 1, 1),
+            block_dim: (grid.threads, 1, 1),
+            shared_mem_bytes: grid.shared,
+        };
+        let clusters = function.occupancy_max_active_clusters(config, &self.stream).map_err(refused)?.max(1) as usize;
+        known.insert(kernel, clusters);
+        Ok(clusters)
+    }
+
     fn function(&self, kernel: &'static str) -> Result<CudaFunction> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(kernel) {

@@ -45,6 +45,8 @@ pub(crate) struct Cuda {
     stream: Arc<CudaStream>,
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<HashMap<&'static str, CudaFunction>>,
+    /// Clusters of a kernel that run at the same time.
+    clusters: Mutex<HashMap<&'static str, usize>>,
     memory: Memory,
     ring: Mutex<Option<Ring>>,
     timing: Timing,

@@ -181,6 +181,7 @@ impl Cuda {
             stream,
             modules,
             functions: Mutex::new(HashMap::new()),
+            clusters: Mutex::new(HashMap::new()),
             ring: Mutex::new(None),
             timing: Timing::default(),
         }))

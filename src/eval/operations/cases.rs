@@ -37,7 +37,10 @@ pub(super) fn all(room: &Room) -> Vec<Case> {
     [products(room), rows(room), attentions(room), heads(room), optimizer(room)].into_iter().flatten().collect()
 }
 
-/// Products of every projection in a pass, of the widest in a step of decoding, and the two of the backward pass.
+/// Sequences of a decoding step that are measured beside the chosen number.
+const DECODED: [usize; 3] = [1, 8, 32];
+
+/// Products of every projection in a pass, of all in steps of decoding, and the two of the backward pass.
 fn products(room: &Room) -> Vec<Case> {
     let (config, tokens, batch) = (room.config, room.options.tokens, room.options.batch);
     let (hidden, wide, heads) = (config.hidden_size, config.intermediate_size, config.heads);
@@ -58,18 +61,13 @@ fn products(room: &Room) -> Vec<Case> {
         let mut dw = room.tensor(&[wide, hidden], DType::F32)?;
         Ok(Box::new(move |dev| matmul_tn(dev, &mut dw, &dy, &x, Store::Replace)))
     });
-    vec![
-        nt("matmul nt", tokens, q, hidden),
-        nt("matmul nt", tokens, kv, hidden),
-        nt("matmul nt", tokens, wide, hidden),
-        nt("matmul nt", tokens, hidden, wide),
-        nt("matmul nt", batch, q, hidden),
-        nt("matmul nt", batch, wide, hidden),
-        nt("matmul nt", batch, hidden, wide),
-        nt("matmul nt", batch, config.vocab_size, hidden),
-        nn,
-        tn,
-    ]
+    let projections = [(q, hidden), (kv, hidden), (wide, hidden), (hidden, wide)];
+    let of_pass = projections.iter().map(|&(n, k)| (tokens, n, k));
+    let of_steps =
+        DECODED.into_iter().filter(|&few| few != batch).chain([batch]).flat_map(|rows| {
+            projections.into_iter().chain([(config.vocab_size, hidden)]).map(move |(n, k)| (rows, n, k))
+        });
+    of_pass.chain(of_steps).map(|(m, n, k)| nt("matmul nt", m, n, k)).chain([nn, tn]).collect()
 }
 
 /// Operations that read and write each row once.
@@ -136,7 +134,7 @@ fn attentions(room: &Room) -> Vec<Case> {
     let shape = format!("{tokens} tokens, {} of {} heads of {}", heads.n_kv_heads, heads.n_heads, heads.head_dim);
     let pages = context.div_ceil(PAGE);
     let cache = move |room: &Room| room.tensor(&[batch * pages * PAGE, kv_width], room.dev.kv_cache());
-    vec![
+    let cases = vec![
         case("attention", shape.clone(), move |room| {
             let (q, k) = (room.activation(tokens, q_width)?, room.activation(tokens, kv_width)?);
             let (v, mut y) = (room.activation(tokens, kv_width)?, room.activation(tokens, q_width)?);
@@ -163,22 +161,35 @@ fn attentions(room: &Room) -> Vec<Case> {
             let slots = Tensor::from_u32(&slots);
             Ok(Box::new(move |dev| kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &slots)))
         }),
-        case("paged_attention", format!("{batch} sequences, context {context}"), move |room| {
-            let (q, mut y) = (room.activation(batch, q_width)?, room.activation(batch, q_width)?);
-            let (k_pages, v_pages) = (cache(room)?, cache(room)?);
-            let cu_seqlens = Tensor::from_u32(&(0..=batch as u32).collect::<Vec<u32>>());
-            let context_lens = Tensor::from_u32(&vec![context as u32; batch]);
-            let mut page_table = Tensor::zeros(&[batch, pages], DType::U32);
-            // Neighbours in a sequence lie apart, as in a cache in use.
-            let page = |i: usize| (i % pages * batch + i / pages) as u32;
-            page_table.u32_mut().iter_mut().enumerate().for_each(|(i, entry)| *entry = page(i));
-            Ok(Box::new(move |dev| {
-                let (cu_seqlens, context_lens, page_table) = (&cu_seqlens, &context_lens, &page_table);
-                let paged = PagedBatch { cu_seqlens, context_lens, page_table, page_size: PAGE };
-                paged_attention(dev, &mut y, &q, &k_pages, &v_pages, &paged, heads)
-            }))
-        }),
-    ]
+    ];
+    let (short, long) = (context.div_ceil(8), 8 * context);
+    let mut steps = vec![(batch, short), (batch, context), (1, short), (1, context), (1, long)];
+    steps.sort();
+    steps.dedup();
+    cases.into_iter().chain(steps.into_iter().map(|(batch, context)| paged(batch, context))).collect()
+}
+
+/// A step of decoding against the paged cache.
+fn paged(batch: usize, context: usize) -> Case {
+    case("paged_attention", format!("{batch} sequences, context {context}"), move |room| {
+        let heads = room.config.heads;
+        let (q_width, kv_width) = (heads.n_heads * heads.head_dim, heads.n_kv_heads * heads.head_dim);
+        let pages = context.div_ceil(PAGE);
+        let cache = || room.tensor(&[batch * pages * PAGE, kv_width], room.dev.kv_cache());
+        let (q, mut y, k_pages, v_pages) =
+            (room.activation(batch, q_width)?, room.activation(batch, q_width)?, cache()?, cache()?);
+        let cu_seqlens = Tensor::from_u32(&(0..=batch as u32).collect::<Vec<u32>>());
+        let context_lens = Tensor::from_u32(&vec![context as u32; batch]);
+        let mut page_table = Tensor::zeros(&[batch, pages], DType::U32);
+        // Neighbours in a sequence lie apart, as in a cache in use.
+        let page = |i: usize| (i % pages * batch + i / pages) as u32;
+        page_table.u32_mut().iter_mut().enumerate().for_each(|(i, entry)| *entry = page(i));
+        Ok(Box::new(move |dev| {
+            let (cu_seqlens, context_lens, page_table) = (&cu_seqlens, &context_lens, &page_table);
+            let paged = PagedBatch { cu_seqlens, context_lens, page_table, page_size: PAGE };
+            paged_attention(dev, &mut y, &q, &k_pages, &v_pages, &paged, heads)
+        }))
+    })
 }
 
 /// Operations on logits, which are never held for all tokens.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 const ROWS: usize = 64;
 /// Rows of the tile of the split kernels, for few new tokens.
 const SPLIT_ROWS: usize = 16;
-/// Rows of keys and of values in shared memory.
+/// Rows of keys or of values in a tile.
 const KEYS: usize = 64;
 
 /// Rows of queries or keys that the backward kernels go through at a time.
@@ -25,6 +25,7 @@ struct Kernels {
     features: usize,
     whole: &'static str,
     split: &'static str,
+    deep_split: &'static str,
     backward_keys: &'static str,
     backward_queries: &'static str,
 }
@@ -35,6 +36,7 @@ macro_rules! kernels {
             features: $features,
             whole: concat!("attention_", $features),
             split: concat!("attention_split_", $features),
+            deep_split: concat!("attention_deep_split_", $features),
             backward_keys: concat!("attention_backward_keys_", $features),
             backward_queries: concat!("attention_backward_queries_", $features),
         }),*]
@@ -68,7 +70,7 @@ pub(super) fn launch(
 ) -> Result<()> {
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
     let (tokens, sequences, group) = (q.rows(), offsets.len() - 1, n_heads / n_kv_heads);
-    let &Kernels { features, whole, split, .. } = kernels(heads, ROWS)?;
+    let &Kernels { features, whole, split, deep_split, .. } = kernels(heads, ROWS)?;
     let most_new = offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
     let longest = paged.map_or(most_new, |p| p.context_lens.u32().iter().copied().max().unwrap_or(0) as usize);
     let max_splits = longest.div_ceil(abi::ATTENTION_SPLIT as usize).max(1);
@@ -76,7 +78,7 @@ pub(super) fn launch(
     let in_splits = !sm90 && most_new * group <= SPLIT_ROWS;
     // Not filled: every split that attention_combine reads was written.
     let floats = tokens * n_heads * max_splits * (head_dim + 2);
-    let partial = if in_splits { Some(cuda.allocate(floats * size_of::<f32>())?) } else { None };
+    let partial = if in_splits && max_splits > 1 { Some(cuda.allocate(floats * size_of::<f32>())?) } else { None };
     let params = abi::attention_params {
         y: y.kernel_mut(cuda)?,
         lse: lse.map_or(Ok(std::ptr::null_mut()), |lse| lse.kernel_mut(cuda))?,
@@ -98,15 +100,25 @@ pub(super) fn launch(
     if sm90 {
         return cuda_sm90::launch(cuda, params, heads, tokens, most_new, sequences);
     }
-    let shared = |rows: usize| ((rows + 2 * KEYS) * (features + 8) * 2) as u32;
+    let shared = |rows: usize, stages: u32| ((rows + stages as usize * KEYS) * (features + 8) * 2) as u32;
     if in_splits {
         let blocks = [max_splits, n_kv_heads, sequences];
-        cuda.launch(split, Grid { blocks, threads: 32, shared: shared(SPLIT_ROWS) }, &params)?;
+        // One block a multiprocessor may fill its shared memory, 227 KiB on these.
+        let few = blocks.iter().product::<usize>() <= cuda.card.multiprocessors as usize;
+        let (kernel, stages) = if few && matches!(cuda.card.compute_capability.0, 9 | 10) {
+            (deep_split, abi::ATTENTION_DEEP_SPLIT_STAGES)
+        } else {
+            (split, abi::ATTENTION_SPLIT_STAGES)
+        };
+        cuda.launch(kernel, Grid { blocks, threads: 32, shared: shared(SPLIT_ROWS, stages) }, &params)?;
+        if max_splits == 1 {
+            return Ok(());
+        }
         let blocks = [most_new, n_heads, sequences];
         return cuda.launch("attention_combine", Grid { blocks, threads: 128, shared: 0 }, &params);
     }
     let blocks = [most_new.div_ceil(ROWS / group), n_kv_heads, sequences];
-    cuda.launch(whole, Grid { blocks, threads: 128, shared: shared(ROWS) }, &params)
+    cuda.launch(whole, Grid { blocks, threads: 128, shared: shared(ROWS, abi::ATTENTION_STAGES) }, &params)
 }
 
 /// The three kernels of the backward pass, for `sequences` of at most `longest` tokens.

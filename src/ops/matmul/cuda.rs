@@ -1,9 +1,10 @@
 //! Launches of `kernels/matmul.cu`, and the choice of `kernels/matmul_sm90.cu` where card and shape allow it.
 
-use super::{Store, cuda_sm90};
+use super::{Store, Weight, check_bias, check_output, cuda_sm90, matmul_weight};
 use crate::device::cuda::{Cuda, Grid, abi};
-use crate::device::{DType, Tensor};
+use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
+use crate::ops::{check_activations, check_weight};
 use std::sync::Arc;
 
 /// Which operands are transposed; see the kernel file.
@@ -12,6 +13,57 @@ pub(super) enum Layout {
     Nt,
     Nn,
     Tn,
+}
+
+/// What kernels take.
+fn params(
+    cuda: &Arc<Cuda>,
+    (m, n, k): (usize, usize, usize),
+    y: &mut Tensor,
+    (a, b): (&Tensor, &Tensor),
+    bias: Option<&Tensor>,
+    store: Store,
+) -> Result<abi::matmul_params> {
+    let wide = y.dtype() == DType::F32;
+    let add = if store == Store::Add { abi::MATMUL_ADD } else { 0 };
+    Ok(abi::matmul_params {
+        y: if wide { y.kernel_mut::<f32>(cuda)?.cast() } else { y.kernel_mut::<abi::bf16>(cuda)?.cast() },
+        a: a.kernel_ptr(cuda)?,
+        b: b.kernel_ptr(cuda)?,
+        bias: bias.map_or(Ok(std::ptr::null()), |bias| bias.kernel_ptr(cuda))?,
+        m: m as u32,
+        n: n as u32,
+        k: k as u32,
+        flags: add | if wide { abi::MATMUL_F32 } else { 0 },
+    })
+}
+
+/// [`super::matmul_weights`]: one launch where the kernels of compute capability 9.0 can.
+pub(super) fn matmul_weights(
+    dev: &Device,
+    cuda: &Arc<Cuda>,
+    x: &Tensor,
+    products: &mut [(&mut Tensor, Weight, Option<&Tensor>)],
+) -> Result<()> {
+    let (m, k) = (x.rows(), x.row_len());
+    let mut together = Vec::with_capacity(products.len());
+    let mut cost = Cost { flops: 0, bytes: x.size_bytes() as u64 };
+    for (y, w, bias) in products.iter_mut() {
+        let Weight::Plain(w) = *w else { break };
+        let n = w.rows();
+        check_activations("matmul_weights", "x", x, &[m, k])?;
+        check_weight("matmul_weights", "w", w, &[n, k])?;
+        check_output("matmul_weights", "y", dev, y, &[m, n])?;
+        check_bias("matmul_weights", *bias, n)?;
+        cost.flops += 2 * (m * n * k) as u64;
+        cost.bytes += (w.size_bytes() + y.size_bytes()) as u64;
+        together.push(params(cuda, (m, n, k), y, (x, w), *bias, Store::Replace)?);
+    }
+    if together.len() == products.len() && cuda_sm90::takes_together(cuda, &together) {
+        let _span = dev.span(Op::Matmul, cost);
+        return cuda_sm90::few_rows(cuda, &together);
+    }
+    products.iter_mut().try_for_each(|(y, w, bias)| matmul_weight(dev, y, x, *w, *bias, Store::Replace))
 }
 
 /// `y[m, n] (+)= a · b (+ bias)` with the reduction over `k`; `y`: BF16 or F32, the rest BF16.
@@ -24,18 +76,7 @@ pub(super) fn launch(
     bias: Option<&Tensor>,
     store: Store,
 ) -> Result<()> {
-    let wide = y.dtype() == DType::F32;
-    let add = if store == Store::Add { abi::MATMUL_ADD } else { 0 };
-    let params = abi::matmul_params {
-        y: if wide { y.kernel_mut::<f32>(cuda)?.cast() } else { y.kernel_mut::<abi::bf16>(cuda)?.cast() },
-        a: a.kernel_ptr(cuda)?,
-        b: b.kernel_ptr(cuda)?,
-        bias: bias.map_or(Ok(std::ptr::null()), |bias| bias.kernel_ptr(cuda))?,
-        m: m as u32,
-        n: n as u32,
-        k: k as u32,
-        flags: add | if wide { abi::MATMUL_F32 } else { 0 },
-    };
+    let params = params(cuda, (m, n, k), y, (a, b), bias, store)?;
     if cuda_sm90::takes(cuda, layout, &params) {
         return cuda_sm90::launch(cuda, layout, params);
     }

@@ -208,14 +208,15 @@ pub fn matmul_weight(
 }
 
 /// [`matmul_weight`] of several weights with one input, each replacing its output: the same bits, computed as one product so
-/// that threads wait for each other once.
+/// that threads wait for each other once, or a card for one launch.
 pub fn matmul_weights<const N: usize>(
     dev: &Device,
     x: &Tensor,
     products: &mut [(&mut Tensor, Weight, Option<&Tensor>); N],
 ) -> Result<()> {
-    if !dev.is_cpu() {
-        return products.iter_mut().try_for_each(|(y, w, bias)| matmul_weight(dev, y, x, *w, *bias, Store::Replace));
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return cuda::matmul_weights(dev, cuda, x, products);
     }
     let (m, k) = (x.rows(), x.row_len());
     check_activations("matmul_weights", "x", x, &[m, k])?;

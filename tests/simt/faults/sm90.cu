@@ -136,4 +136,59 @@ extern "C" __global__ void sm90_turns(const sm90_params __grid_constant__ p) {
     }
 }
 
+enum ClusterMistake {
+    NO_CLUSTER_MISTAKE,
+    NO_START,     // reaches the other block before it is there
+    OWN_RELEASE,  // tells its own block alone that a tile is done with
+    NO_END,       // ends while the other block still reaches it
+};
+
+// Two blocks: y[block] = sum of the first p.tiles 64 x 64 tiles of a. Each copies one half of a tile's rows to both. Block: 96.
+template <int MISTAKE> __device__ void shared_tiles(const sm90_params& p) {
+    auto& barriers = shared_object<Barriers>();
+    char* const tile = patterned_shared();
+    const uint32_t rank = cluster_rank();
+    // A block that comes late.
+    for (uint32_t turn = 0; MISTAKE == NO_START && turn < 8 * rank; ++turn) __syncthreads();
+    if (threadIdx.x == 0) {
+        mbarrier_init(&barriers.full, 1);
+        mbarrier_init(&barriers.empty, 4);
+        mbarrier_init_fence();
+    }
+    if (MISTAKE == NO_START) {
+        __syncthreads();
+    } else {
+        cluster_wait();
+    }
+    if (threadIdx.x == 64) {
+        for (uint32_t i = 0; i < p.tiles; ++i) {
+            mbarrier_wait(&barriers.empty, i % 2 ^ 1);
+            mbarrier_arrive_expect(&barriers.full, TILE);
+            tensor_load_to(3, tile + rank * TILE / 2, p.a, 64 * i, 32 * rank, &barriers.full);
+        }
+    } else if (threadIdx.x < 64) {
+        float sum[64] = {};
+        for (uint32_t i = 0; i < p.tiles; ++i) {
+            mbarrier_wait(&barriers.full, i % 2);
+            // A block that takes its time.
+            for (uint32_t turn = 0; MISTAKE == OWN_RELEASE && turn < 8 * rank; ++turn) __syncwarp();
+            const auto* halves = reinterpret_cast<const bf16*>(tile);
+            for (uint32_t row = 0; row < 64; ++row) {
+                sum[row] += widen(halves[row * 64 + (threadIdx.x / 8 ^ row % 8) * 8 + threadIdx.x % 8]);
+            }
+            __syncwarp();
+            if (threadIdx.x % 32 < 2) mbarrier_arrive_at(&barriers.empty, MISTAKE == OWN_RELEASE ? rank : threadIdx.x % 2);
+        }
+        for (uint32_t row = 0; row < 64; ++row) p.y[(64 * rank + row) * 64 + threadIdx.x] = sum[row];
+    }
+    if (MISTAKE != NO_END) cluster_wait();
+}
+
+#define SHARED_TILES(NAME, MISTAKE)                                                                       \
+    CLUSTERS_OF(2, sm90_##NAME) sm90_##NAME(const sm90_params __grid_constant__ p) { shared_tiles<MISTAKE>(p); }
+SHARED_TILES(shared_tiles, NO_CLUSTER_MISTAKE)
+SHARED_TILES(no_start, NO_START)
+SHARED_TILES(own_release, OWN_RELEASE)
+SHARED_TILES(no_end, NO_END)
+
 #endif

@@ -31,6 +31,7 @@ enum { SIMT_COPIES = 256, SIMT_PRODUCTS = 64 };
 // One CUDA thread.
 struct simt_lane {
     simt_index thread, block, block_size, grid_size;
+    uint32_t cluster_rank;
     uint32_t copies, groups;  // pending copies, committed groups
     simt_copy copy[SIMT_COPIES];
     uint32_t products, product_groups, fenced;
@@ -66,4 +67,8 @@ struct simt_runtime {
     void (*mbarrier_arrive)(uint64_t* barrier, uint32_t expected_bytes);
     void (*mbarrier_wait)(uint64_t* barrier, uint32_t parity);
     void (*tensor_load)(void* to, const void* map, uint32_t axes, const uint32_t* at, uint64_t* barrier);
+    // Clusters; see ptx_sm90.cuh and src/cluster.rs.
+    void (*cluster_wait)();
+    void (*mbarrier_arrive_at)(uint64_t* barrier, uint32_t rank);
+    void (*tensor_load_to)(uint32_t ranks, void* to, const void* map, uint32_t axes, const uint32_t* at, uint64_t* barrier);
 };

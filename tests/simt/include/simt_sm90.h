@@ -22,6 +22,18 @@ inline void tensor_load(void* to, const tensor_map& map, uint32_t x, uint32_t y,
     simt->tensor_load(to, &map, 4, at, barrier);
 }
 
+// The driver asks the function beside the kernel.
+#define CLUSTERS_OF(BLOCKS, KERNEL)                                      \
+    extern "C" __global__ uint32_t KERNEL##_cluster() { return BLOCKS; } \
+    extern "C" __global__ void
+inline uint32_t cluster_rank() { return simt_current->cluster_rank; }
+inline void cluster_wait() { simt->cluster_wait(); }
+inline void mbarrier_arrive_at(uint64_t* barrier, uint32_t rank) { simt->mbarrier_arrive_at(barrier, rank); }
+inline void tensor_load_to(uint16_t ranks, void* to, const tensor_map& map, uint32_t x, uint32_t y, uint64_t* barrier) {
+    const uint32_t at[4] = {x, y, 0, 0};
+    simt->tensor_load_to(ranks, to, &map, 2, at, barrier);
+}
+
 inline void async_fence() {}
 template <int REGISTERS> inline void give_registers() {}
 template <int REGISTERS> inline void take_registers() {}

@@ -5,7 +5,8 @@ mod collectives;
 
 pub use collectives::{barrier, barrier_arrive, gather, release};
 
-use crate::kernels::{Index, Kernel, Kernels, Lane};
+use crate::cluster::{self, Peers};
+use crate::kernels::{Index, Kernel, Lane};
 use crate::mbarrier::Mbarriers;
 use crate::shared::Shared;
 use crate::warpgroup::{Gathering as WholeGroup, WARPGROUP};
@@ -67,6 +68,8 @@ pub struct Launch {
     pub parameters: *const c_void,
     pub grid: Index,
     pub block: Index,
+    /// Blocks of a cluster, neighbours in x.
+    pub cluster: usize,
     pub shared_bytes: usize,
     pub seed: u64,
 }
@@ -84,6 +87,7 @@ pub struct Block {
     pub warpgroups: Vec<WholeGroup>,
     pub mbarriers: Mbarriers,
     pub shared: Shared,
+    pub peers: Peers,
     /// Threads that run when no other can.
     deferred: Vec<usize>,
     live: usize,
@@ -101,6 +105,7 @@ impl Block {
             warpgroups: Vec::new(),
             mbarriers: Mbarriers::default(),
             shared: Shared::new(),
+            peers: Peers::default(),
             deferred: Vec::new(),
             live: 0,
             running: 0,
@@ -109,22 +114,36 @@ impl Block {
         }
     }
 
-    /// Runs block `number` of a launch to its end.
-    pub fn run(&mut self, launch: &Launch, number: u64) -> Result<(), String> {
-        let n = launch.block.count() as usize;
-        self.start(launch, number, n);
-        let slot = Kernels::get().slot();
-        CURRENT.set(self);
-        while self.live > 0 && self.error.is_none() {
-            match self.next_warp() {
-                Some(warp) => self.run_warp(warp, slot),
-                None if !self.deferred.is_empty() => self.resume_deferred(),
-                None => self.error = Some(self.deadlock()),
-            }
+    /// Whether a thread did something wrong.
+    pub fn failed(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// Threads that have not ended.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Lets the threads of one warp that can, if there is one, run until they wait or end; whether there was.
+    ///
+    /// SAFETY: a block that was started, with no reference to it alive.
+    pub unsafe fn step(block: *mut Block, slot: *mut *mut Lane) -> bool {
+        CURRENT.set(block);
+        // SAFETY: no other reference, by the contract.
+        let this = unsafe { &mut *block };
+        let warp = this.next_warp();
+        if let Some(warp) = warp {
+            this.run_warp(warp, slot);
         }
         CURRENT.set(ptr::null_mut());
+        warp.is_some()
+    }
+
+    /// The end of block `number`, or what it did wrong.
+    pub fn finish(&mut self, launch: &Launch, number: u64) -> Result<(), String> {
+        let n = launch.block.count() as usize;
         for thread in &mut self.threads[..n] {
-            let mut coroutine = thread.coroutine.take().expect("started above");
+            let mut coroutine = thread.coroutine.take().expect("started before");
             if !coroutine.done() {
                 // SAFETY: the frames left behind are C++ of kernels and emulation, which own nothing.
                 unsafe { coroutine.force_reset() };
@@ -141,7 +160,9 @@ impl Block {
         self.error.take().map_or(Ok(()), |e| Err(format!("block {:?}: {e}", launch.grid.at(number))))
     }
 
-    fn start(&mut self, launch: &Launch, number: u64, n: usize) {
+    /// Makes the threads of block `number`, that with `rank` of its cluster.
+    pub fn start(&mut self, launch: &Launch, number: u64, rank: usize) {
+        let n = launch.block.count() as usize;
         while self.threads.len() < n {
             let stack = DefaultStack::new(STACK).expect("address space for a stack");
             self.threads.push(Thread { lane: Lane::new(), coroutine: None, stack: Some(stack), yielder: ptr::null() });
@@ -161,6 +182,7 @@ impl Block {
             let lane = &mut *thread.lane;
             (lane.thread, lane.block) = (launch.block.at(i as u64), launch.grid.at(number));
             (lane.block_size, lane.grid_size) = (launch.block, launch.grid);
+            lane.cluster_rank = rank as u32;
             (lane.copies, lane.groups) = (0, 0);
             (lane.products, lane.product_groups, lane.fenced) = (0, 0, 0);
             let yielder: *mut *const Yielder<(), ()> = &mut thread.yielder;
@@ -178,7 +200,7 @@ impl Block {
     }
 
     /// A random number (xorshift64*).
-    fn random(&mut self) -> u32 {
+    pub fn random(&mut self) -> u32 {
         let x = &mut self.random;
         *x ^= *x >> 12;
         *x ^= *x << 25;
@@ -211,6 +233,7 @@ impl Block {
             if let CoroutineResult::Return(()) = thread.coroutine.as_mut().expect("started").resume(()) {
                 self.live -= 1;
                 (0..BARRIERS).for_each(|id| self.open(id));
+                cluster::open(&self.peers.blocks.clone());
             }
         }
     }
@@ -237,22 +260,41 @@ impl Block {
         self.warps[index / WARP].ready |= 1 << (index % WARP);
     }
 
+    /// Whether a thread is ready.
+    pub fn is_ready(&self, index: usize) -> bool {
+        self.warps[index / WARP].ready >> (index % WARP) & 1 == 1
+    }
+
+    /// Takes back that a thread is ready.
+    pub fn rest(&mut self, index: usize) {
+        self.warps[index / WARP].ready &= !(1 << (index % WARP));
+    }
+
     /// Lets the thread that runs, and waits next, go on when no other can run.
     pub fn defer(&mut self) {
         self.deferred.push(self.running);
     }
 
-    /// One of the threads that were put off.
-    fn resume_deferred(&mut self) {
+    /// Lets one of the threads that were put off go on, if there is one.
+    pub fn resume_deferred(&mut self) -> bool {
+        if self.deferred.is_empty() {
+            return false;
+        }
         let i = self.random() as usize % self.deferred.len();
         let index = self.deferred.swap_remove(i);
         self.wake(index);
+        true
     }
 
     /// Ends the launch with an error, once this thread waits or ends.
     pub fn mistake(&mut self, what: String) {
         let thread = self.threads[self.running].lane.thread;
         self.error.get_or_insert_with(|| format!("thread {thread:?}: {what}"));
+    }
+
+    /// Ends the launch: nobody can run.
+    pub fn report_deadlock(&mut self) {
+        self.error = Some(self.deadlock());
     }
 
     fn deadlock(&self) -> String {

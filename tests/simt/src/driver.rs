@@ -33,6 +33,7 @@ fn shared_limit() -> u32 {
 struct Function {
     kernel: Kernel,
     name: String,
+    cluster: usize,
     dynamic_shared: AtomicU32,
 }
 
@@ -166,9 +167,9 @@ pub extern "C" fn cuModuleGetFunction(function: *mut *mut c_void, _module: *mut 
     // SAFETY: a C string by the driver's contract.
     let name = unsafe { CStr::from_ptr(name) };
     let Some(kernel) = Kernels::get().kernel(name) else { return NOT_FOUND };
-    let name = name.to_string_lossy().into_owned();
+    let (name, cluster) = (name.to_string_lossy().into_owned(), Kernels::get().cluster(name));
     // A function lives as long as its module, which is never unloaded.
-    let made = Box::leak(Box::new(Function { kernel, name, dynamic_shared: AtomicU32::new(SHARED_DEFAULT) }));
+    let made = Box::leak(Box::new(Function { kernel, name, cluster, dynamic_shared: AtomicU32::new(SHARED_DEFAULT) }));
     give!(function, ptr::from_mut(made).cast())
 }
 
@@ -201,6 +202,16 @@ pub extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     give!(blocks, 1)
 }
 
+/// As if clusters of any size could share the multiprocessors.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuOccupancyMaxActiveClusters(
+    clusters: *mut c_int,
+    _function: *mut c_void,
+    _config: *const c_void,
+) -> Status {
+    give!(clusters, 1)
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuLaunchKernel(
     function: *mut c_void,
@@ -228,12 +239,16 @@ pub extern "C" fn cuLaunchKernel(
     if parameters.is_null() || grid_y > 65_535 || grid_z > 65_535 {
         return fail(INVALID_VALUE, format!("no parameters, or a grid of {grid_x} x {grid_y} x {grid_z}"));
     }
+    if !(grid_x as usize).is_multiple_of(function.cluster) {
+        return fail(INVALID_VALUE, format!("{grid_x} blocks in clusters of {}", function.cluster));
+    }
     let launch = Launch {
         kernel: function.kernel,
         // SAFETY: every kernel has one parameter, so there is one pointer.
         parameters: unsafe { *parameters },
         grid: Index { x: grid_x, y: grid_y, z: grid_z },
         block: Index { x: block_x, y: block_y, z: block_z },
+        cluster: function.cluster,
         shared_bytes: shared_bytes as usize,
         seed: next_seed(),
     };

@@ -1,7 +1,7 @@
 //! The compiled kernels: a shared library per instruction path, opened once, and its interface (`include/runtime.h`).
 
 use crate::tensor_map::TensorMap;
-use crate::{block, mbarrier, setting, warpgroup};
+use crate::{block, cluster, mbarrier, setting, warpgroup};
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -56,6 +56,7 @@ pub struct Lane {
     pub block: Index,
     pub block_size: Index,
     pub grid_size: Index,
+    pub cluster_rank: u32,
     pub copies: u32,
     pub groups: u32,
     copy: [Copy; 256],
@@ -91,6 +92,9 @@ struct Runtime {
     mbarrier_arrive: extern "C" fn(*mut u64, u32),
     mbarrier_wait: extern "C" fn(*mut u64, u32),
     tensor_load: extern "C" fn(*mut u8, *const TensorMap, u32, *const [u32; 4], *mut u64),
+    cluster_wait: extern "C" fn(),
+    mbarrier_arrive_at: extern "C" fn(*mut u64, u32),
+    tensor_load_to: extern "C" fn(u32, *mut u8, *const TensorMap, u32, *const [u32; 4], *mut u64),
 }
 
 static RUNTIME: Runtime = Runtime {
@@ -109,6 +113,9 @@ static RUNTIME: Runtime = Runtime {
     mbarrier_arrive: mbarrier::arrive,
     mbarrier_wait: mbarrier::wait,
     tensor_load: mbarrier::tensor_load,
+    cluster_wait: cluster::wait,
+    mbarrier_arrive_at: mbarrier::arrive_at,
+    tensor_load_to: mbarrier::tensor_load_to,
 };
 
 /// A kernel: takes its parameter struct by address.
@@ -149,6 +156,13 @@ impl Kernels {
     pub fn kernel(&self, name: &CStr) -> Option<Kernel> {
         // SAFETY: every exported function but the two above is a kernel, and kernels have this type.
         unsafe { self.library.get::<Kernel>(name.to_bytes()).ok().map(|symbol| *symbol) }
+    }
+
+    /// Blocks of that kernel that run as a cluster.
+    pub fn cluster(&self, name: &CStr) -> usize {
+        let beside = [name.to_bytes(), b"_cluster"].concat();
+        // SAFETY: `CLUSTERS_OF` defines a function of this type beside the kernel.
+        unsafe { self.library.get::<unsafe extern "C" fn() -> u32>(&beside[..]).map_or(1, |blocks| blocks() as usize) }
     }
 
     /// Where this OS thread keeps the address of the CUDA thread that it runs.

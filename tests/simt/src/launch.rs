@@ -1,12 +1,13 @@
 //! A grid of blocks over the host's cores.
 
-use crate::block::{Block, Launch, MAX_THREADS};
+use crate::block::{Launch, MAX_THREADS};
+use crate::cluster::Cluster;
 use crate::memory::MEMORY;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
 thread_local! {
-    static BLOCK: RefCell<Block> = RefCell::new(Block::new());
+    static CLUSTER: RefCell<Cluster> = RefCell::new(Cluster::default());
 }
 
 /// Runs a launch to its end. The error says what a kernel did wrong, and where.
@@ -15,13 +16,15 @@ pub fn run(launch: &Launch) -> Result<(), String> {
     if blocks == 0 || threads == 0 || threads > MAX_THREADS as u64 {
         return Err(format!("a grid of {blocks} blocks of {threads} threads"));
     }
-    let one = |number: u64| BLOCK.with_borrow_mut(|block| block.run(launch, number));
-    if blocks == 1 {
+    let size = launch.cluster as u64;
+    let (clusters, one) =
+        (blocks / size, |number: u64| CLUSTER.with_borrow_mut(|cluster| cluster.run(launch, number * size)));
+    if clusters == 1 {
         one(0)?;
     } else {
-        // Blocks in another order for every seed.
-        let start = launch.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) % blocks;
-        (0..blocks).into_par_iter().try_for_each(|i| one((start + i) % blocks))?;
+        // Clusters in another order for every seed.
+        let start = launch.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) % clusters;
+        (0..clusters).into_par_iter().try_for_each(|i| one((start + i) % clusters))?;
     }
     match MEMORY.damaged() {
         Some((address, len)) => Err(format!("a write beside the buffer of {len} bytes at {address:#x}")),

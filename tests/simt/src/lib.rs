@@ -12,6 +12,7 @@
 //! | `driver_memory.rs` | `cu*` functions: allocation, copies, fills |
 //! | `memory.rs` | device buffers between guards |
 //! | `launch.rs` | a grid over the host's cores |
+//! | `cluster.rs` | the blocks that run at the same time |
 //! | `block.rs` | the threads of one block: scheduling, barriers, collectives |
 //! | `warpgroup.rs`, `mbarrier.rs`, `tensor_map.rs` | compute capability 9.0: collectives of 128 threads, barriers in shared memory, tensor copies |
 //! | `segv.rs` | says which thread touched what it must not |
@@ -25,6 +26,7 @@
 //! | `RATOON_SIMT_MEMORY` | device memory in MiB; 4096 |
 
 mod block;
+mod cluster;
 mod driver;
 mod driver_memory;
 mod kernels;

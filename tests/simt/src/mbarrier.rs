@@ -4,7 +4,7 @@
 //! carried out when a thread has waited for the phase, not before: who does not wait reads what was there.
 
 use crate::block::{Block, current};
-use crate::tensor_map::Load;
+use crate::tensor_map::{Load, TensorMap};
 use std::collections::HashMap;
 
 #[derive(Default)]
@@ -56,6 +56,29 @@ impl Block {
         self.mbarriers.0.get_mut(&address)
     }
 
+    fn arrive(&mut self, barrier: *mut u64, bytes: u32) {
+        let Some(b) = self.mbarrier(barrier) else { return };
+        if b.pending == 0 {
+            let phase = b.phases;
+            return self.mistake(format!("an arrival too many at an mbarrier, in phase {phase}"));
+        }
+        b.pending -= 1;
+        b.expected += u64::from(bytes);
+        self.settle(barrier);
+    }
+
+    fn load(&mut self, to: u32, map: &TensorMap, axes: u32, at: [u32; 4], barrier: *mut u64) {
+        match Load::new(map, axes, at, to, &mut self.shared) {
+            Ok(load) => {
+                let Some(b) = self.mbarrier(barrier) else { return };
+                b.started += load.bytes();
+                b.current.push(load);
+                self.settle(barrier);
+            }
+            Err(what) => self.mistake(what.into()),
+        }
+    }
+
     /// Ends the phase if all is there.
     fn settle(&mut self, barrier: *mut u64) {
         let Some(b) = self.mbarrier(barrier) else { return };
@@ -99,15 +122,32 @@ pub extern "C" fn init(barrier: *mut u64, count: u32) {
 
 /// `mbarrier.arrive`, with `expect_tx` of some bytes.
 pub extern "C" fn arrive(barrier: *mut u64, bytes: u32) {
-    let this = block();
-    let Some(b) = this.mbarrier(barrier) else { return };
-    if b.pending == 0 {
-        let phase = b.phases;
-        return this.mistake(format!("an arrival too many at an mbarrier, in phase {phase}"));
+    block().arrive(barrier, bytes);
+}
+
+/// `mapa` and `mbarrier.arrive.shared::cluster`.
+pub extern "C" fn arrive_at(barrier: *mut u64, rank: u32) {
+    if let Some((there, barrier)) = peer(barrier, rank) {
+        there.arrive(barrier, 0);
     }
-    b.pending -= 1;
-    b.expected += u64::from(bytes);
-    this.settle(barrier);
+}
+
+/// Block `rank` of the cluster, with what lies there in the place of `barrier`. A mistake when there is no such block any more.
+fn peer(barrier: *mut u64, rank: u32) -> Option<(&'static mut Block, *mut u64)> {
+    let this = block();
+    let address = this.shared.address(barrier.cast());
+    let Some(&there) = this.peers.blocks.get(rank as usize) else {
+        this.mistake(format!("block {rank} of a cluster of {}", this.peers.blocks.len()));
+        return None;
+    };
+    // SAFETY: a block of the cluster that runs on this OS thread; `this` is not used any more, should they be the same.
+    let there = unsafe { &mut *there };
+    if there.live() == 0 {
+        there.mistake(format!("block {rank} of the cluster has ended and is reached"));
+        return None;
+    }
+    let barrier = there.shared.at(address).cast();
+    Some((there, barrier))
 }
 
 /// `mbarrier.try_wait.parity` until it succeeds.
@@ -126,23 +166,29 @@ pub extern "C" fn wait(barrier: *mut u64, parity: u32) {
 }
 
 /// `cp.async.bulk.tensor` into shared memory.
-pub extern "C" fn tensor_load(
+pub extern "C" fn tensor_load(to: *mut u8, map: *const TensorMap, axes: u32, at: *const [u32; 4], barrier: *mut u64) {
+    let this = block();
+    let to = this.shared.address(to);
+    // SAFETY: the kernel gives a map and four coordinates.
+    let (map, at) = unsafe { (&*map, *at) };
+    this.load(to, map, axes, at, barrier);
+}
+
+/// The same with `multicast::cluster`.
+pub extern "C" fn tensor_load_to(
+    ranks: u32,
     to: *mut u8,
-    map: *const crate::tensor_map::TensorMap,
+    map: *const TensorMap,
     axes: u32,
     at: *const [u32; 4],
     barrier: *mut u64,
 ) {
-    let this = block();
-    // SAFETY: the kernel gives a map and four coordinates.
-    let load = unsafe { Load::new(&*map, axes, *at, this.shared.address(to.cast()), &mut this.shared) };
-    match load {
-        Ok(load) => {
-            let Some(b) = this.mbarrier(barrier) else { return };
-            b.started += load.bytes();
-            b.current.push(load);
-            this.settle(barrier);
+    let to = block().shared.address(to);
+    // SAFETY: as above.
+    let (map, at) = unsafe { (&*map, *at) };
+    for rank in (0..16).filter(|rank| ranks >> rank & 1 == 1) {
+        if let Some((there, barrier)) = peer(barrier, rank) {
+            there.load(to, map, axes, at, barrier);
         }
-        Err(what) => this.mistake(what.into()),
     }
 }

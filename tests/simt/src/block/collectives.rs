@@ -72,10 +72,8 @@ pub extern "C" fn barrier(id: u32, threads: u32) {
         barrier.expected = threads;
         barrier.waiting.push(index);
         this.open(id as usize % BARRIERS);
-        let ready = &mut this.warps[index / WARP].ready;
-        if *ready >> (index % WARP) & 1 == 1 {
-            *ready &= !(1 << (index % WARP));
-            return;
+        if this.is_ready(index) {
+            return this.rest(index);
         }
     }
     // SAFETY: on the coroutine's stack; the reference above is gone.

@@ -1,8 +1,9 @@
-use crate::abi::{ATTENTION_SPLIT, attention_params};
-use crate::exact_attention::{Heads, error_of_lse, error_of_weight, exact, inputs, offsets};
-use crate::gpu::{Buffer, Gpu, in_every_schedule};
-use crate::numbers::{BF16, assert_within, wide, wide32};
-use std::ptr;
+use crate::abi::{
+    ATTENTION_DEEP_SPLIT_STAGES, ATTENTION_SPLIT, ATTENTION_SPLIT_STAGES, ATTENTION_STAGES, attention_params,
+};
+use crate::attention_setup::{assert_outputs_equal_f64, assert_outputs_ignore_neighbours, params};
+use crate::exact_attention::{Heads, inputs, offsets};
+use crate::gpu::{Gpu, in_every_schedule};
 
 /// Head shapes: grouped, one for all, each its own, odd sizes; and lengths of sequences around blocks and splits.
 pub const CASES: [(Heads, &[usize]); 6] = [
@@ -15,64 +16,41 @@ pub const CASES: [(Heads, &[usize]); 6] = [
 ];
 
 /// Packed sequences: output and log of the sum of exponentials.
-pub fn packed(heads: Heads, lens: &[usize], q: &[u16], k: &[u16], v: &[u16]) -> (Vec<u16>, Vec<f32>) {
+pub fn packed(heads: Heads, lens: &[usize], x: [&[u16]; 3]) -> (Vec<u16>, Vec<f32>) {
     let gpu = Gpu::get();
-    let (q_d, k_d, v_d, cu_seqlens) = (gpu.upload(q), gpu.upload(k), gpu.upload(v), gpu.upload(&offsets(lens)));
-    in_every_schedule(|| {
-        let tokens = q.len() / (heads.n_heads * heads.head_dim);
-        let (y, lse) = (gpu.fresh::<u16>(q.len()), gpu.fresh::<f32>(tokens * heads.n_heads));
-        let mut params = params(heads, &y, &q_d, &k_d, &v_d, &cu_seqlens);
+    let ([q, k, v], cu_seqlens) = (x.map(|x| gpu.upload(x)), gpu.upload(&offsets(lens)));
+    let (y, lse) = in_every_schedule(|| {
+        let tokens = x[0].len() / (heads.n_heads * heads.head_dim);
+        let (y, lse) = (gpu.fresh::<u16>(x[0].len()), gpu.fresh::<u32>(tokens * heads.n_heads));
+        let mut params = params(heads, &y, [&q, &k, &v], &cu_seqlens);
         params.lse = lse.ptr();
         launch(heads, lens, &params);
+        // Bits, by which a NaN equals itself.
         (gpu.download(&y), gpu.download(&lse))
-    })
-}
-
-fn params(
-    heads: Heads,
-    y: &Buffer<u16>,
-    q: &Buffer<u16>,
-    k: &Buffer<u16>,
-    v: &Buffer<u16>,
-    cu_seqlens: &Buffer<u32>,
-) -> attention_params {
-    attention_params {
-        y: y.ptr(),
-        lse: ptr::null_mut(),
-        partial: ptr::null_mut(),
-        q: q.ptr(),
-        k: k.ptr(),
-        v: v.ptr(),
-        cu_seqlens: cu_seqlens.ptr(),
-        context_lens: ptr::null(),
-        page_table: ptr::null(),
-        max_pages: 0,
-        page_size: 0,
-        n_heads: heads.n_heads as u32,
-        n_kv_heads: heads.n_kv_heads as u32,
-        head_dim: heads.head_dim as u32,
-        max_splits: 0,
-        scale: heads.scale(),
-    }
+    });
+    (y, lse.into_iter().map(f32::from_bits).collect())
 }
 
 fn launch(heads: Heads, lens: &[usize], params: &attention_params) {
     let longest = *lens.iter().max().expect("a sequence");
     let blocks = longest.div_ceil(64 / heads.group());
     let (d, grid) = (heads.padded(), (blocks as u32, heads.n_kv_heads as u32, lens.len() as u32));
-    let shared = (64 + 128) * (d + 8) * 2;
-    Gpu::get().launch(&format!("attention_{d}"), grid, 128, shared as u32, params);
+    Gpu::get().launch(&format!("attention_{d}"), grid, 128, shared(64, ATTENTION_STAGES, d), params);
+}
+
+/// Bytes of a block with so many rows of queries.
+fn shared(rows: usize, stages: u32, d: usize) -> u32 {
+    ((rows + 64 * stages as usize) * (d + 8) * 2) as u32
 }
 
 #[test]
 fn packed_sequences_equal_f64() {
-    for (heads, lens) in CASES {
-        let [q, k, v] = inputs(heads, lens);
-        let (y, lse) = packed(heads, lens, &q, &k, &v);
-        let (want, want_lse) = exact(heads, lens, &q, &k, &v);
-        assert_within(&format!("{heads:?}"), &wide(&y), &want, |i| error_of_weight(heads) + want[i].abs() * BF16);
-        assert_within("lse", &wide32(&lse), &want_lse, |i| error_of_lse(heads, want_lse[i]));
-    }
+    assert_outputs_equal_f64(packed, &CASES);
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_whatever_is_packed_beside_it() {
+    assert_outputs_ignore_neighbours(packed);
 }
 
 /// Keys and values in pages of `page_size`, scattered; what is not in use is NaN.
@@ -109,28 +87,41 @@ fn paginate(heads: Heads, lens: &[usize], k: &[u16], v: &[u16], page_size: usize
     out
 }
 
+/// Kernels that compute the splits of a sequence side by side, and tiles in their rings.
+const SPLITS: [(&str, u32); 2] =
+    [("attention_split", ATTENTION_SPLIT_STAGES), ("attention_deep_split", ATTENTION_DEEP_SPLIT_STAGES)];
+
 /// The last `new[s]` tokens of every sequence against its pages, by one kernel or by splits.
-fn paged(heads: Heads, lens: &[usize], new: &[usize], q: &[u16], pages: &Pages, by_splits: bool) -> Vec<u16> {
+fn paged(
+    heads: Heads,
+    lens: &[usize],
+    new: &[usize],
+    q: &[u16],
+    pages: &Pages,
+    by_splits: Option<(&str, u32)>,
+) -> Vec<u16> {
     let gpu = Gpu::get();
     let contexts: Vec<u32> = lens.iter().map(|&n| n as u32).collect();
     let (q_d, k_d, v_d) = (gpu.upload(q), gpu.upload(&pages.k), gpu.upload(&pages.v));
     let (cu_seqlens, contexts, table) = (gpu.upload(&offsets(new)), gpu.upload(&contexts), gpu.upload(&pages.table));
     in_every_schedule(|| {
         let y = gpu.fresh::<u16>(q.len());
-        let mut params = params(heads, &y, &q_d, &k_d, &v_d, &cu_seqlens);
+        let mut params = params(heads, &y, [&q_d, &k_d, &v_d], &cu_seqlens);
         params.context_lens = contexts.ptr();
         params.page_table = table.ptr();
         (params.max_pages, params.page_size) = (pages.max_pages as u32, pages.page_size as u32);
-        if by_splits {
+        if let Some((kernel, stages)) = by_splits {
             let splits = lens.iter().max().expect("a sequence").div_ceil(ATTENTION_SPLIT as usize);
             let rows = q.len() / heads.head_dim;
             let partial = gpu.fresh::<f32>(rows * splits * (heads.head_dim + 2));
             (params.partial, params.max_splits) = (partial.ptr(), splits as u32);
             let (d, sequences) = (heads.padded(), lens.len() as u32);
             let grid = (splits as u32, heads.n_kv_heads as u32, sequences);
-            gpu.launch(&format!("attention_split_{d}"), grid, 32, ((16 + 128) * (d + 8) * 2) as u32, &params);
-            let most = *new.iter().max().expect("a sequence") as u32;
-            gpu.launch("attention_combine", (most, heads.n_heads as u32, sequences), 128, 0, &params);
+            gpu.launch(&format!("{kernel}_{d}"), grid, 32, shared(16, stages, d), &params);
+            if splits > 1 {
+                let most = *new.iter().max().expect("a sequence") as u32;
+                gpu.launch("attention_combine", (most, heads.n_heads as u32, sequences), 128, 0, &params);
+            }
         } else {
             launch(heads, new, &params);
         }
@@ -147,7 +138,7 @@ fn pages_steps_and_splits_give_the_bits_of_packed_sequences() {
     ] {
         let [q, k, v] = inputs(heads, lens);
         let width = heads.n_heads * heads.head_dim;
-        let (all, _) = packed(heads, lens, &q, &k, &v);
+        let (all, _) = packed(heads, lens, [&q, &k, &v]);
         let last = |x: &[u16], new: &[usize]| -> Vec<u16> {
             let ends = offsets(lens);
             let rows = ends[1..].iter().zip(new).map(|(&end, &n)| (end as usize - n) * width..end as usize * width);
@@ -158,9 +149,15 @@ fn pages_steps_and_splits_give_the_bits_of_packed_sequences() {
             let one = vec![1; lens.len()];
             let some: Vec<usize> = lens.iter().map(|&n| n.min(4)).collect();
             let most: Vec<usize> = lens.iter().map(|&n| n.div_ceil(2)).collect();
-            for (new, by_splits) in [(&one, true), (&some, true), (&one, false), (&most, false)] {
-                let got = paged(heads, lens, new, &last(&q, new), &pages, by_splits);
-                assert!(got == last(&all, new), "{heads:?}, {new:?} new tokens, splits: {by_splits}");
+            let mut ways = vec![(&one, None), (&most, None)];
+            for splits in SPLITS {
+                if shared(16, splits.1, heads.padded()) <= Gpu::get().most_shared {
+                    ways.extend([(&one, Some(splits)), (&some, Some(splits))]);
+                }
+            }
+            for (new, splits) in ways {
+                let got = paged(heads, lens, new, &last(&q, new), &pages, splits);
+                assert!(got == last(&all, new), "{heads:?}, {new:?} new tokens, {splits:?}");
             }
         }
     }

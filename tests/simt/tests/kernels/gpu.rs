@@ -1,6 +1,7 @@
 //! The CUDA device, through cudarc: the host's, or with `RATOON_TEST_FATBINS=FOLDER` NVIDIA's with the `*.fatbin` of that folder,
 //! which a build of `ratoon` with the feature `cuda` makes.
 
+use cudarc::driver::sys::CUdevice_attribute_enum;
 use cudarc::driver::{
     CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, result,
 };
@@ -17,6 +18,8 @@ pub struct Gpu {
     modules: Vec<Arc<CudaModule>>,
     /// Whether products are of bf16, and not of f16 made from it.
     pub multiplies_bf16: bool,
+    /// Bytes of shared memory that a block may have.
+    pub most_shared: u32,
 }
 
 /// A buffer on the device.
@@ -48,7 +51,10 @@ impl Gpu {
             let load = |image| context.load_module(Ptx::from_binary(image)).expect("kernels for this device");
             let modules = images.into_iter().map(load).collect();
             let multiplies_bf16 = context.compute_capability().expect("a device") >= (8, 0);
-            Gpu { stream: context.default_stream(), modules, multiplies_bf16 }
+            let most_shared = context
+                .attribute(CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+                .expect("a device") as u32;
+            Gpu { stream: context.default_stream(), modules, multiplies_bf16, most_shared }
         })
     }
 

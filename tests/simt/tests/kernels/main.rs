@@ -8,9 +8,11 @@ mod abi;
 #[path = "../../../../src/ops/philox.rs"]
 mod philox;
 
+mod attention_setup;
 mod exact_attention;
 mod gpu;
 mod numbers;
+mod products;
 
 mod attention;
 mod attention_backward;

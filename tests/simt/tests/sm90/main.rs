@@ -3,6 +3,8 @@
 #[allow(dead_code)] // constants that launch code alone reads
 #[path = "../../../../src/device/cuda/abi.rs"]
 mod abi;
+#[path = "../kernels/attention_setup.rs"]
+mod attention_setup;
 #[allow(dead_code)] // what the other tests need
 #[path = "../kernels/exact_attention.rs"]
 mod exact_attention;
@@ -12,6 +14,8 @@ mod gpu;
 #[allow(dead_code)] // as above
 #[path = "../kernels/numbers.rs"]
 mod numbers;
+#[path = "../kernels/products.rs"]
+mod products;
 #[allow(dead_code)] // the launch code's own constant
 #[path = "../../../../src/device/cuda/tensor_map.rs"]
 mod tensor_map;

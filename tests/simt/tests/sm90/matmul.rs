@@ -1,8 +1,9 @@
 //! `kernels/matmul_sm90.cu`.
 
-use crate::abi::{self, matmul_params, matmul_sm90_params};
-use crate::gpu::in_every_schedule;
-use crate::numbers::{BF16, F32, assert_within, product, random, random_bf16, wide, wide32};
+use crate::abi::{self, matmul_params, matmul_sm90_params, matmul_sm90_rows_params, tensor_map};
+use crate::gpu::{Buffer, in_every_schedule};
+use crate::numbers::random_bf16;
+use crate::products::{Product, Size, assert_bias_and_old_value, assert_same_bits_near_f64};
 use crate::{gpu, tensor};
 use std::ffi::c_void;
 
@@ -22,32 +23,23 @@ const FEW: [Kernel; 5] = [
     Rows { of_a: 128, weights: 128 },
 ];
 
-struct Product<'a> {
+struct Tiled<'a> {
     layout: &'a str,
     kernel: Kernel,
-    size: (usize, usize, usize),
+    size: Size,
     a: &'a [u16],
     b: &'a [u16],
     bias: Option<&'a [u16]>,
 }
 
-impl Product<'_> {
+impl Product for Tiled<'_> {
+    fn size(&self) -> Size {
+        self.size
+    }
+
     fn launch(&self, y: *mut c_void, flags: u32) {
         let (gpu, (m, n, k)) = (gpu(), self.size);
         let (a, b, bias) = (gpu.upload(self.a), gpu.upload(self.b), self.bias.map(|bias| gpu.upload(bias)));
-        let (name, tiles, a_tile, b_tile, rows) = match self.kernel {
-            Columns(columns) => {
-                let tiles = m.div_ceil(128) * n.div_ceil(columns);
-                (format!("matmul_sm90_{}_{columns}", self.layout), tiles, 128, columns, 0)
-            }
-            Rows { of_a, weights } => {
-                (format!("matmul_sm90_rows_{of_a}"), n.div_ceil(weights) * m.div_ceil(of_a), of_a, weights, weights)
-            }
-        };
-        let a_map =
-            if self.layout.starts_with('n') { tensor(&a, [k, m], [64, a_tile]) } else { tensor(&a, [m, k], [64, 64]) };
-        let b_map =
-            if self.layout.ends_with('t') { tensor(&b, [k, n], [64, b_tile]) } else { tensor(&b, [n, k], [64, 64]) };
         let product = matmul_params {
             y,
             a: a.ptr(),
@@ -58,31 +50,44 @@ impl Product<'_> {
             k: k as u32,
             flags,
         };
-        let params = matmul_sm90_params { a: a_map, b: b_map, product, rows: rows as u32 };
-        // Fewer blocks than tiles: a block goes from one to the next.
-        gpu.launch(&name, (tiles.min(2) as u32, 1, 1), 384, abi::MATMUL_SM90_SHARED, &params);
-    }
-
-    fn f32(&self, before: Option<&[f32]>) -> Vec<f32> {
-        in_every_schedule(|| {
-            let y = before.map_or_else(|| gpu().fresh::<f32>(self.size.0 * self.size.1), |y| gpu().upload(y));
-            self.launch(y.ptr(), abi::MATMUL_F32 | if before.is_some() { abi::MATMUL_ADD } else { 0 });
-            gpu().download(&y)
-        })
-    }
-
-    fn bf16(&self, before: Option<&[u16]>) -> Vec<u16> {
-        in_every_schedule(|| {
-            let y = before.map_or_else(|| gpu().fresh::<u16>(self.size.0 * self.size.1), |y| gpu().upload(y));
-            self.launch(y.ptr(), if before.is_some() { abi::MATMUL_ADD } else { 0 });
-            gpu().download(&y)
-        })
+        let columns = match self.kernel {
+            Columns(columns) => columns,
+            Rows { of_a, weights } => return few_rows((of_a, weights), &a, &[(product, &b)]),
+        };
+        let operand = |x, layout: char, along: char, outer| {
+            if layout == along { tensor(x, [k, outer], [64, 128]) } else { tensor(x, [outer, k], [64, 64]) }
+        };
+        let mut layouts = self.layout.chars();
+        let (of_a, of_b) = (layouts.next().expect("two letters"), layouts.next().expect("two letters"));
+        let params = matmul_sm90_params { a: operand(&a, of_a, 'n', m), b: operand(&b, of_b, 't', n), product };
+        let cluster = if columns == 256 { abi::MATMUL_SM90_CLUSTER as usize } else { 1 };
+        // Fewer clusters than tiles of a cluster: one goes from one to the next.
+        let clusters = 2.min(m.div_ceil(128 * cluster) * n.div_ceil(columns));
+        let name = format!("matmul_sm90_{}_{columns}", self.layout);
+        gpu.launch(&name, ((clusters * cluster) as u32, 1, 1), 384, abi::MATMUL_SM90_SHARED, &params);
     }
 }
 
-/// What a chain of k products of numbers below 1 may be off by.
-fn chain(k: usize) -> f64 {
-    (k * k) as f64 * F32
+/// Products with the same left operand by the kernel for tiles of `of_a` rows of it and `weights`.
+fn few_rows((of_a, weights): (usize, usize), a: &Buffer<u16>, products: &[(matmul_params, &Buffer<u16>)]) {
+    let (first, cluster) = (products[0].0, if of_a >= 32 { abi::MATMUL_SM90_ROWS_CLUSTER as usize } else { 1 });
+    let (m, k) = (first.m as usize, first.k as usize);
+    let mut params = matmul_sm90_rows_params {
+        a: tensor(a, [k, m], [64, of_a / cluster]),
+        b: [tensor_map { words: [0; 16] }; 3],
+        product: [first; 3],
+        products: products.len() as u32,
+        rows: weights as u32,
+    };
+    let mut clusters = 0;
+    for (i, (product, b)) in products.iter().enumerate() {
+        let n = product.n as usize;
+        params.b[i] = tensor(b, [k, n], [64, weights]);
+        params.product[i] = *product;
+        clusters += n.div_ceil(weights * cluster) * m.div_ceil(of_a);
+    }
+    let grid = ((clusters.min(2) * cluster) as u32, 1, 1);
+    gpu().launch(&format!("matmul_sm90_rows_{of_a}"), grid, 384, abi::MATMUL_SM90_SHARED, &params);
 }
 
 #[test]
@@ -93,16 +98,12 @@ fn every_layout_and_tile_equals_f64_with_the_same_bits() {
         ("tn", [(8, 8, 1), (72, 264, 65), (136, 72, 130), (264, 8, 3)]),
     ] {
         for size @ (m, n, k) in sizes {
-            let (a, b) = (random_bf16(m * k, 1), random_bf16(n * k, 2));
-            let want = product(layout, size, &a, &b);
-            let few = FEW.iter().filter(|_| layout == "nt");
-            let mut first: Option<Vec<f32>> = None;
-            for &kernel in [Columns(256), Columns(128)].iter().chain(few) {
-                let got = Product { layout, kernel, size, a: &a, b: &b, bias: None }.f32(None);
-                let what = format!("{layout} {kernel:?} {size:?}");
-                assert_within(&what, &wide32(&got), &want, |_| chain(k));
-                assert!(first.get_or_insert_with(|| got.clone()) == &got, "{what}: other tiles, other bits");
-            }
+            let (a, b) = (&random_bf16(m * k, 1)[..], &random_bf16(n * k, 2)[..]);
+            let few = FEW.into_iter().filter(|_| layout == "nt");
+            let kernels = [Columns(256), Columns(128)].into_iter().chain(few);
+            let of = |kernel: Kernel| (format!("{kernel:?}"), Tiled { layout, kernel, size, a, b, bias: None });
+            let products: Vec<_> = kernels.map(of).collect();
+            assert_same_bits_near_f64(gpu(), layout, (a, b), &products);
         }
     }
 }
@@ -112,18 +113,8 @@ fn bias_then_old_value_are_added_in_both_types() {
     for kernel in [Columns(256), Columns(128), FEW[0]] {
         for size @ (m, n, k) in [(5, 24, 40), (3, 12, 8)] {
             let (a, b, bias) = (random_bf16(m * k, 1), random_bf16(n * k, 2), random_bf16(n, 3));
-            let of = Product { layout: "nt", kernel, size, a: &a, b: &b, bias: Some(&bias) };
-            let mut want = product("nt", size, &a, &b);
-            want.iter_mut().enumerate().for_each(|(e, y)| *y += wide(&bias)[e % n]);
-            assert_within("bias", &wide(&of.bf16(None)), &want, |i| chain(k) + want[i].abs() * BF16 * 1.01);
-            // The sum and its terms round.
-            let sums = chain(k) + 2.0 * (k + 2) as f64 * F32;
-            let before = random(m * n, 4);
-            let added: Vec<f64> = want.iter().zip(&before).map(|(y, &old)| y + f64::from(old)).collect();
-            assert_within("added", &wide32(&of.f32(Some(&before))), &added, |_| sums);
-            let before = random_bf16(m * n, 4);
-            let added: Vec<f64> = want.iter().zip(wide(&before)).map(|(y, old)| y + old).collect();
-            assert_within("added", &wide(&of.bf16(Some(&before))), &added, |i| sums + added[i].abs() * BF16);
+            let of = Tiled { layout: "nt", kernel, size, a: &a, b: &b, bias: Some(&bias) };
+            assert_bias_and_old_value(gpu(), &of, &a, &b, &bias);
         }
     }
 }
@@ -134,11 +125,40 @@ fn a_row_has_the_same_bits_in_any_batch() {
     let (a, b) = (random_bf16(150 * k, 5), random_bf16(n * k, 6));
     let run = |kernel, rows: std::ops::Range<usize>| {
         let (m, a) = (rows.len(), &a[rows.start * k..rows.end * k]);
-        Product { layout: "nt", kernel, size: (m, n, k), a, b: &b, bias: None }.bf16(None)
+        Tiled { layout: "nt", kernel, size: (m, n, k), a, b: &b, bias: None }.bf16(gpu(), None)
     };
     let all = run(Columns(256), 0..150);
     assert!(run(Columns(128), 60..131) == all[60 * n..131 * n]);
     for kernel in FEW {
         assert!(run(kernel, 77..80) == all[77 * n..80 * n], "{kernel:?}");
+    }
+}
+
+#[test]
+fn products_of_one_left_operand_have_the_bits_that_each_has_alone() {
+    let (gpu, (m, k), ns) = (gpu(), (70, 136), [264, 40, 72]);
+    let (a, bias) = (random_bf16(m * k, 7), random_bf16(40, 8));
+    let weights: Vec<Vec<u16>> = ns.iter().zip(10..).map(|(n, seed)| random_bf16(n * k, seed)).collect();
+    let bias_of = |n: usize| (n == 40).then_some(&bias[..]);
+    for kernel in FEW {
+        let Rows { of_a, weights: rows } = kernel else { panic!("for few rows") };
+        let (a_d, bias_d) = (gpu.upload(&a), gpu.upload(&bias));
+        let b: Vec<_> = weights.iter().map(|b| gpu.upload(b)).collect();
+        let together = in_every_schedule(|| {
+            let y = ns.map(|n| gpu.fresh::<u16>(m * n));
+            let products: Vec<_> = (0..ns.len())
+                .map(|i| {
+                    let (m, n, k) = (m as u32, ns[i] as u32, k as u32);
+                    let bias = if ns[i] == 40 { bias_d.ptr() } else { std::ptr::null_mut() };
+                    (matmul_params { y: y[i].ptr(), a: a_d.ptr(), b: b[i].ptr(), bias, m, n, k, flags: 0 }, &b[i])
+                })
+                .collect();
+            few_rows((of_a, rows), &a_d, &products);
+            y.each_ref().map(|y| gpu.download(y))
+        });
+        for ((n, b), together) in ns.into_iter().zip(&weights).zip(together) {
+            let alone = Tiled { layout: "nt", kernel, size: (m, n, k), a: &a, b, bias: bias_of(n) }.bf16(gpu, None);
+            assert!(alone == together, "{kernel:?}: {n} weights");
+        }
     }
 }

@@ -105,3 +105,28 @@ fn named_barriers_let_warps_take_turns() {
         assert!(gpu.download(&y).into_iter().eq(turns));
     }
 }
+
+/// Whether both blocks of a cluster sum the tiles that they copy to each other, in every schedule.
+fn share_tiles(kernel: &str) -> bool {
+    let (gpu, columns) = (gpu(), 64 * TILES);
+    let a = random_bf16(64 * columns, 6);
+    let a_d = gpu.upload(&a);
+    let map = tensor(&a_d, [columns, 64], [64, 32]);
+    let a = wide(&a);
+    let want = (0..2 * 64 * 64)
+        .map(|e| (0..TILES).fold(0.0f32, |sum, tile| sum + a[e / 64 % 64 * columns + 64 * tile + e % 64] as f32));
+    (0..SCHEDULES).all(|_| {
+        let y = gpu.fresh::<f32>(2 * 64 * 64);
+        let params = Params { a: map, b: map, y: y.ptr(), left: a_d.ptr(), tiles: TILES as u32, x: 0, y0: 0 };
+        let fine = gpu.try_launch(kernel, (2, 1, 1), 96, SHARED, &params);
+        fine && gpu.download(&y).into_iter().eq(want.clone())
+    })
+}
+
+#[test]
+fn blocks_of_a_cluster_copy_to_each_other() {
+    assert!(share_tiles("sm90_shared_tiles"));
+    for mistake in ["no_start", "own_release", "no_end"] {
+        assert!(!share_tiles(&format!("sm90_{mistake}")), "{mistake} did not show");
+    }
+}
