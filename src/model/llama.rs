@@ -215,7 +215,7 @@ impl Llama {
         embedding(dev, &mut ws.x, &self.embed_tokens, ids)?;
         for (block, (k_pages, v_pages)) in self.blocks.iter().zip(&mut cache.layers) {
             self.attention_inputs(dev, block, positions, ws)?;
-            kv_store(dev, k_pages, v_pages, &ws.k, &ws.v, slots)?;
+            kv_store(dev, k_pages, v_pages, &ws.k, &ws.v, slots, self.config.heads)?;
             paged_attention(dev, &mut ws.attended, &ws.q, k_pages, v_pages, paged, self.config.heads)?;
             self.block_outputs(dev, block, ws)?;
         }

@@ -159,7 +159,7 @@ fn attentions(room: &Room) -> Vec<Case> {
             let (mut k_pages, mut v_pages) = (cache(room)?, cache(room)?);
             let slots: Vec<u32> = (0..batch).map(|i| (i * pages * PAGE + context - 1) as u32).collect();
             let slots = Tensor::from_u32(&slots);
-            Ok(Box::new(move |dev| kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &slots)))
+            Ok(Box::new(move |dev| kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &slots, heads)))
         }),
     ];
     let (short, long) = (context.div_ceil(8), 8 * context);

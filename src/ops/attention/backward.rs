@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::flash::{KEYS, STRIP, copy_scaled, tokens_per_block, transpose_keys};
+use super::flash::{KEYS, tokens_per_block};
 use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::{Backend, cuda::abi::attention_backward_params};
@@ -12,7 +12,7 @@ use crate::ops::check;
 use crate::ops::parallel::{self, Shared};
 use crate::ops::rounding::bf16_value;
 use crate::ops::scratch::Scratch;
-use crate::ops::simd::matrix::{Size, View, product};
+use crate::ops::simd::matrix::{Old, Right, Size, View, product};
 use crate::ops::simd::{Kernel, LANES, Simd, dispatch, padded};
 use std::ops::Range;
 
@@ -127,6 +127,9 @@ pub fn attention_backward(
     });
     Ok(())
 }
+
+/// Rows, or keys, that one call of the matrix product takes where the causal mask cuts through.
+const STRIP: usize = 8;
 
 /// Keys whose share of `dq` is summed before it joins the others: a quarter of the sequence, 512 at least. It depends on
 /// the sequence alone, so the result does not depend on threads; at most three partial sums are kept.
@@ -244,8 +247,9 @@ impl Kernel for KeySpan<'_> {
                         let size = Size { m, n: padded(seen), k: width };
                         let view = |x: &[f32]| View { data: x[r0 * width..].as_ptr(), row: width, column: 1 };
                         let (p, ds) = (p[r0 * KEYS..].as_mut_ptr(), ds[r0 * KEYS..].as_mut_ptr());
-                        product::<S, false>(p, KEYS, view(q), k_t[at..].as_ptr(), KEYS, size, false);
-                        product::<S, false>(ds, KEYS, view(dy), v_t[at..].as_ptr(), KEYS, size, false);
+                        let right = |x: &[f32]| Right::rows(x[at..].as_ptr(), KEYS, width);
+                        product::<S, false>(p, KEYS, view(q), right(k_t), size, Old::Replace);
+                        product::<S, false>(ds, KEYS, view(dy), right(v_t), size, Old::Replace);
                         for i in 0..m {
                             let r = r0 + i;
                             let visible = n.min(first + r / group + 1 - start);
@@ -258,15 +262,8 @@ impl Kernel for KeySpan<'_> {
                         }
                         let a = View { data: ds, row: KEYS, column: 1 };
                         let size = Size { m, n: width, k: seen };
-                        product::<S, false>(
-                            dq[r0 * width..].as_mut_ptr(),
-                            width,
-                            a,
-                            k[at..].as_ptr(),
-                            width,
-                            size,
-                            true,
-                        );
+                        let b = Right::rows(k[at..].as_ptr(), width, seen);
+                        product::<S, false>(dq[r0 * width..].as_mut_ptr(), width, a, b, size, Old::Add);
                     }
                     let strip = if full { n } else { STRIP };
                     for j in (0..n).step_by(strip) {
@@ -278,8 +275,9 @@ impl Kernel for KeySpan<'_> {
                         let size = Size { m: strip.min(n - j), n: width, k: rows - r0 };
                         let view = |x: &[f32]| View { data: x[r0 * KEYS + j..].as_ptr(), row: 1, column: KEYS };
                         let (dv, dk) = (dv[at + j * width..].as_mut_ptr(), dk[at + j * width..].as_mut_ptr());
-                        product::<S, false>(dv, width, view(p), dy[r0 * width..].as_ptr(), width, size, true);
-                        product::<S, false>(dk, width, view(ds), q[r0 * width..].as_ptr(), width, size, true);
+                        let right = |x: &[f32]| Right::rows(x[r0 * width..].as_ptr(), width, rows - r0);
+                        product::<S, false>(dv, width, view(p), right(dy), size, Old::Add);
+                        product::<S, false>(dk, width, view(ds), right(q), size, Old::Add);
                     }
                 }
             }
@@ -295,6 +293,29 @@ impl Kernel for KeySpan<'_> {
             let (to_k, to_v) = unsafe { (self.dk.range(at, head_dim), self.dv.range(at, head_dim)) };
             to_k.copy_from_slice(&dk[j * width..j * width + head_dim]);
             to_v.copy_from_slice(&dv[j * width..j * width + head_dim]);
+        }
+    }
+}
+
+/// Copies `head_dim` floats times `scale` and pads with zeros to whole vectors.
+#[inline(always)]
+fn copy_scaled(to: &mut [f32], from: &[f32], scale: f32) {
+    let (body, tail) = to.split_at_mut(from.len());
+    for (to, from) in body.iter_mut().zip(from) {
+        *to = from * scale;
+    }
+    tail.fill(0.0);
+}
+
+/// Writes the transpose of `rows x columns` floats (both whole vectors) at `from`, as rows of [`KEYS`].
+///
+/// SAFETY: `from` holds `rows * columns` floats, `to` has room for `columns` rows of [`KEYS`]; `rows <= KEYS`; in `dispatch`.
+#[inline(always)]
+unsafe fn transpose_keys<S: Simd>(to: *mut f32, from: *const f32, rows: usize, columns: usize) {
+    for row in (0..rows).step_by(LANES) {
+        for column in (0..columns).step_by(LANES) {
+            // SAFETY: both blocks are inside.
+            unsafe { S::transpose(to.add(column * KEYS + row), KEYS, from.add(row * columns + column), columns) };
         }
     }
 }

@@ -6,108 +6,35 @@
 //! `r % group`. Keys come in blocks of 64 counted from the start of the sequence. What a row goes through depends on its
 //! own position alone: a masked score becomes a weight of exactly 0, and adding 0 changes nothing.
 //!
+//! Weights are powers of 2: `exp(score - max) = 2^(score log2(e) - base)`, where `base = max log2(e)` as rounded, so that the
+//! weights of a row, its sum and its logarithm are all of the same base.
+//!
 //! With `BF16`, the inputs of both products (scaled queries and keys, weights and values) are rounded to bf16 and multiplied
 //! in pairs; scores, maxima, sums and outputs are f32 as ever.
 
 use super::Heads;
-use crate::device::{Compute, DType, Tensor};
+use super::tiles::{TILE, Tiles, numbers};
+use crate::device::Compute;
 use crate::ops::parallel::Shared;
-use crate::ops::rounding::bf16_bits;
 use crate::ops::scratch::Scratch;
-use crate::ops::simd::matrix::{Size, View, product};
+use crate::ops::simd::matrix::{Old, Right, Size, View, product};
 use crate::ops::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot, padded};
-use half::bf16;
+use std::f32::consts::{LN_2, LOG2_E};
 
 /// Keys of one step of the online softmax. Part of the result's definition: another value gives another rounding.
 pub(super) const KEYS: usize = 64;
+const TILES: usize = KEYS / TILE;
 
-/// Rows that one call of the matrix product takes where the causal mask cuts through.
-pub(super) const STRIP: usize = 8;
+/// Rows that go through scores, weights and outputs together: one vector of maxima and sums.
+const STRIP: usize = LANES;
 
-/// Tokens of one block of queries: enough rows to make up for copying and transposing the keys.
+/// Tokens of one block of queries: enough rows to read keys and values from memory seldom.
 pub(super) fn tokens_per_block(group: usize) -> usize {
     if group == 1 { 64 } else { 32 }
 }
 
-/// Rows of keys or values.
-#[derive(Clone, Copy)]
-pub(super) enum Rows<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-}
-
-impl<'a> Rows<'a> {
-    /// The rows of an F32 or BF16 tensor.
-    pub(super) fn of(t: &'a Tensor) -> Rows<'a> {
-        if t.dtype() == DType::BF16 { Rows::Bf16(t.bf16()) } else { Rows::F32(t.f32()) }
-    }
-
-    /// Elements `at ..`, as many as `to` has room for, as f32; the rest of `to` is filled with zeros.
-    #[inline(always)]
-    fn widen(self, to: &mut [f32], at: usize, n: usize) {
-        match self {
-            Rows::F32(x) => copy_scaled(to, &x[at..at + n], 1.0),
-            Rows::Bf16(x) => {
-                let (body, tail) = to.split_at_mut(n);
-                for (to, from) in body.iter_mut().zip(&x[at..at + n]) {
-                    *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-                }
-                tail.fill(0.0);
-            }
-        }
-    }
-
-    /// Elements `at .. at + n` as bf16, padded with zeros.
-    #[inline(always)]
-    fn round(self, to: &mut [f32], at: usize, n: usize) {
-        match self {
-            Rows::F32(x) => round_scaled(to, &x[at..at + n], 1.0),
-            Rows::Bf16(x) => {
-                let (body, tail) = bytemuck::cast_slice_mut::<f32, bf16>(to).split_at_mut(n);
-                body.copy_from_slice(&x[at..at + n]);
-                tail.fill(bf16::ZERO);
-            }
-        }
-    }
-
-    /// Elements `even ..` and `odd ..` as pairs, padded with zeros.
-    #[inline(always)]
-    fn pair(self, to: &mut [f32], even: usize, odd: Option<usize>, n: usize) {
-        let (body, tail) = bytemuck::cast_slice_mut::<f32, u32>(to).split_at_mut(n);
-        tail.fill(0);
-        match (self, odd) {
-            (Rows::F32(x), Some(odd)) => {
-                for ((to, even), odd) in body.iter_mut().zip(&x[even..even + n]).zip(&x[odd..odd + n]) {
-                    *to = u32::from(bf16_bits(*even)) | u32::from(bf16_bits(*odd)) << 16;
-                }
-            }
-            (Rows::Bf16(x), Some(odd)) => {
-                for ((to, even), odd) in body.iter_mut().zip(&x[even..even + n]).zip(&x[odd..odd + n]) {
-                    *to = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
-                }
-            }
-            (Rows::F32(x), None) => {
-                body.iter_mut().zip(&x[even..even + n]).for_each(|(to, x)| *to = u32::from(bf16_bits(*x)));
-            }
-            (Rows::Bf16(x), None) => {
-                body.iter_mut().zip(&x[even..even + n]).for_each(|(to, x)| *to = u32::from(x.to_bits()));
-            }
-        }
-    }
-}
-
-/// Rounds `head_dim` floats times `scale` to bf16 and pads with zeros.
-#[inline(always)]
-fn round_scaled(to: &mut [f32], from: &[f32], scale: f32) {
-    let (body, tail) = bytemuck::cast_slice_mut::<f32, u16>(to).split_at_mut(from.len());
-    for (to, from) in body.iter_mut().zip(from) {
-        *to = bf16_bits(from * scale);
-    }
-    tail.fill(0);
-}
-
 /// Some consecutive tokens of one sequence, and one key/value head with its query heads.
-pub(super) struct QueryBlock<'a, Row> {
+pub(super) struct QueryBlock<'a, Tile> {
     /// Layer shape.
     pub heads: Heads,
     /// Which key/value head.
@@ -120,42 +47,17 @@ pub(super) struct QueryBlock<'a, Row> {
     pub tokens: usize,
     /// Queries, `[rows, n_heads * head_dim]`.
     pub q: &'a [f32],
-    /// Keys, `[_, n_kv_heads * head_dim]`.
-    pub k: Rows<'a>,
-    /// Values, as the keys.
-    pub v: Rows<'a>,
-    /// Where the key and value of a position lie: a row of `k` and `v`.
-    pub row_of: Row,
+    /// Keys and values.
+    pub tiles: Tiles<'a>,
+    /// Which tile holds positions `16 i ..` of the sequence.
+    pub tile_of: Tile,
     /// Output, as `q`. Only this block's tokens and heads are touched.
     pub y: Shared<'a>,
     /// Log of the sum of exponentials, `[rows, n_heads]`.
     pub lse: Option<Shared<'a>>,
 }
 
-/// Copies `head_dim` floats times `scale` and pads with zeros to whole vectors.
-#[inline(always)]
-pub(super) fn copy_scaled(to: &mut [f32], from: &[f32], scale: f32) {
-    let (body, tail) = to.split_at_mut(from.len());
-    for (to, from) in body.iter_mut().zip(from) {
-        *to = from * scale;
-    }
-    tail.fill(0.0);
-}
-
-/// Writes the transpose of `rows x columns` floats (both whole vectors) at `from`, as rows of [`KEYS`].
-///
-/// SAFETY: `from` holds `rows * columns` floats, `to` has room for `columns` rows of [`KEYS`]; `rows <= KEYS`; in `dispatch`.
-#[inline(always)]
-pub(super) unsafe fn transpose_keys<S: Simd>(to: *mut f32, from: *const f32, rows: usize, columns: usize) {
-    for row in (0..rows).step_by(LANES) {
-        for column in (0..columns).step_by(LANES) {
-            // SAFETY: both blocks are inside.
-            unsafe { S::transpose(to.add(column * KEYS + row), KEYS, from.add(row * columns + column), columns) };
-        }
-    }
-}
-
-impl<Row: Fn(usize) -> usize> QueryBlock<'_, Row> {
+impl<Tile: Fn(usize) -> usize> QueryBlock<'_, Tile> {
     /// Computes the block's outputs.
     pub(super) fn attend(self, compute: Compute) {
         match compute {
@@ -167,7 +69,7 @@ impl<Row: Fn(usize) -> usize> QueryBlock<'_, Row> {
 
 struct Attend<Block, const BF16: bool>(Block);
 
-impl<Row: Fn(usize) -> usize, const BF16: bool> Kernel for Attend<QueryBlock<'_, Row>, BF16> {
+impl<Tile: Fn(usize) -> usize, const BF16: bool> Kernel for Attend<QueryBlock<'_, Tile>, BF16> {
     type Output = ();
 
     #[inline(always)]
@@ -176,92 +78,86 @@ impl<Row: Fn(usize) -> usize, const BF16: bool> Kernel for Attend<QueryBlock<'_,
         let Heads { n_heads, n_kv_heads, head_dim } = block.heads;
         let group = n_heads / n_kv_heads;
         let rows = block.tokens * group;
-        let width = if BF16 { head_dim.next_multiple_of(2 * LANES) } else { padded(head_dim) };
-        // Floats of a row of queries or keys, and steps of the reduction over them.
-        let features = if BF16 { width / 2 } else { width };
-        let mut scratch = Scratch::new(rows * (2 * width + KEYS) + 3 * KEYS * width + 2 * rows);
-        let (q, rest) = scratch.floats().split_at_mut(rows * width);
+        let (pairs, width) = (numbers(BF16), padded(head_dim));
+        let (steps, q_row) = (head_dim / pairs, width / pairs);
+        let value_rows = TILE / pairs;
+        let mut scratch =
+            Scratch::new(rows * (q_row + width) + STRIP * KEYS + value_rows * width + 2 * padded(rows) + 2 * STRIP);
+        let (q, rest) = scratch.floats().split_at_mut(rows * q_row);
         let (o, rest) = rest.split_at_mut(rows * width);
-        let (scores, rest) = rest.split_at_mut(rows * KEYS);
-        let (keys, rest) = rest.split_at_mut(KEYS * width);
-        let (keys_t, rest) = rest.split_at_mut(KEYS * width);
-        let (values, rest) = rest.split_at_mut(KEYS * width);
-        let (largest, sums) = rest.split_at_mut(rows);
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let (scores, rest) = rest.split_at_mut(STRIP * KEYS);
+        let (last_values, rest) = rest.split_at_mut(value_rows * width);
+        let (bases, rest) = rest.split_at_mut(padded(rows));
+        let (sums, rest) = rest.split_at_mut(padded(rows));
+        let (largest, shrink) = rest.split_at_mut(STRIP);
         let head_row =
             |r: usize| ((block.first_row + r / group) * n_heads + block.kv_head * group + r % group) * head_dim;
-        for (r, q) in q.chunks_exact_mut(width).enumerate() {
-            let from = &block.q[head_row(r)..][..head_dim];
-            if BF16 { round_scaled(&mut q[..features], from, scale) } else { copy_scaled(q, from, scale) }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for (r, q) in q.chunks_exact_mut(q_row).enumerate() {
+            // SAFETY: a row of `q` holds `width` numbers, whole vectors; inside `dispatch`.
+            unsafe { scaled_row::<S, BF16>(q.as_mut_ptr(), &block.q[head_row(r)..][..head_dim], scale) };
         }
-        o.fill(0.0);
-        largest.fill(f32::NEG_INFINITY);
+        bases.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
 
         let end = block.position + block.tokens;
         for start in (0..end).step_by(KEYS) {
             let n = KEYS.min(end - start);
-            let at = |j: usize| ((block.row_of)(start + j) * n_kv_heads + block.kv_head) * head_dim;
-            for j in 0..n {
-                let key = &mut keys[j * features..(j + 1) * features];
-                if BF16 {
-                    block.k.round(key, at(j), head_dim);
-                } else {
-                    block.k.widen(key, at(j), head_dim);
-                    block.v.widen(&mut values[j * width..(j + 1) * width], at(j), head_dim);
+            let (mut keys, mut values) = ([std::ptr::null(); TILES], [std::ptr::null(); TILES]);
+            for i in 0..n.div_ceil(TILE) {
+                let tile = (block.tile_of)(start / TILE + i);
+                keys[i] = block.tiles.keys(tile, block.kv_head).as_ptr();
+                let tokens = TILE.min(n - i * TILE);
+                let in_tile = block.tiles.values(tile, block.kv_head);
+                values[i] = in_tile.as_ptr();
+                if BF16 && tokens % 2 == 1 {
+                    // Beside the last token lies what another sequence left there: its weight is 0, but it may be no number.
+                    let used = tokens.div_ceil(2) * width;
+                    last_values[..used].copy_from_slice(&in_tile[..used]);
+                    last_values[used - width..used].iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() & 0xffff));
+                    values[i] = last_values.as_ptr();
                 }
             }
-            if BF16 {
-                for j in (0..n).step_by(2) {
-                    let odd = (j + 1 < n).then(|| at(j + 1));
-                    block.v.pair(&mut values[j / 2 * width..(j / 2 + 1) * width], at(j), odd, head_dim);
+            for first in (0..rows).step_by(STRIP) {
+                let m = STRIP.min(rows - first);
+                let visible = |r: usize| (block.position + r / group + 1).saturating_sub(start).min(n);
+                // Keys that the last row of the strip sees.
+                let seen = visible(first + m - 1);
+                if seen == 0 {
+                    continue;
                 }
-            }
-            keys[n * features..padded(n) * features].fill(0.0);
-            // SAFETY: all pointers are into the parts of `scratch` sized above: `padded(n) <= KEYS` rows of keys, strips of
-            // rows below `rows`. This function runs inside `dispatch`.
-            unsafe {
-                transpose_keys::<S>(keys_t.as_mut_ptr(), keys.as_ptr(), padded(n), features);
-                // Where every row sees every key, all rows go through the product at once.
-                let step = if block.position + 1 >= start + KEYS { rows } else { STRIP.min(rows) };
-                for first in (0..rows).step_by(step) {
-                    let m = step.min(rows - first);
-                    // Keys that the last row of the strip sees.
-                    let seen = (block.position + (first + m - 1) / group + 1).saturating_sub(start).min(n);
-                    if seen == 0 {
-                        continue;
-                    }
-                    let (scores, o) = (&mut scores[first * KEYS..], o[first * width..].as_mut_ptr());
-                    let a = View { data: q[first * width..].as_ptr(), row: width, column: 1 };
-                    let size = Size { m, n: padded(seen), k: features };
-                    product::<S, BF16>(scores.as_mut_ptr(), KEYS, a, keys_t.as_ptr(), KEYS, size, false);
+                // SAFETY: all pointers are into tiles, which hold `steps` rows of keys and `value_rows` of values of `width` words, or into
+                // the parts of `scratch` sized above: strips of rows below `rows`, `padded(seen) <= KEYS`. Inside `dispatch`.
+                unsafe {
+                    let a = View { data: q[first * q_row..].as_ptr(), row: q_row, column: 1 };
+                    let b = Right { at: |_, j: usize| keys[j], steps, row: TILE };
+                    let size = Size { m, n: padded(seen), k: steps };
+                    product::<S, BF16>(scores.as_mut_ptr(), KEYS, a, b, size, Old::Replace);
                     for i in 0..m {
-                        let r = first + i;
-                        let visible = (block.position + r / group + 1).saturating_sub(start).min(n);
                         let row = &mut scores[i * KEYS..i * KEYS + padded(seen)];
-                        row[visible..].fill(f32::NEG_INFINITY);
-                        let (new, sum) = softmax_step::<S>(row, largest[r]);
-                        if new != largest[r] {
-                            let shrink = S::exp(S::splat(largest[r] - new));
-                            for c in (0..width).step_by(LANES) {
-                                let at = o.add(i * width + c);
-                                S::store(at, S::mul(S::load(at), shrink));
-                            }
-                            sums[r] *= S::largest(shrink);
-                            largest[r] = new;
-                        }
-                        sums[r] += sum;
-                        if BF16 {
-                            for c in (0..row.len()).step_by(LANES) {
-                                // The first half of the floats makes room for all of the bf16, in order.
-                                let weights = S::load(row.as_ptr().add(c));
-                                S::store_bf16(row.as_mut_ptr().cast::<u16>().add(c), weights);
-                            }
-                        }
+                        row[visible(first + i)..].fill(f32::NEG_INFINITY);
+                        largest[i] = largest_of::<S>(row);
                     }
+                    let base = S::load(bases[first..].as_ptr());
+                    let new = S::max(S::mul(S::load(largest.as_ptr()), S::splat(LOG2_E)), base);
+                    S::store(bases[first..].as_mut_ptr(), new);
+                    let by = S::exp2(S::sub(base, new));
+                    S::store(shrink.as_mut_ptr(), by);
+                    for i in 0..m {
+                        let row = &mut scores[i * KEYS..i * KEYS + padded(seen)];
+                        largest[i] = weights::<S, BF16>(row, bases[first + i]);
+                    }
+                    let sum = sums[first..].as_mut_ptr();
+                    S::store(sum, S::add(S::mul(S::load(sum), by), S::load(largest.as_ptr())));
                     let a = View { data: scores.as_ptr(), row: KEYS, column: 1 };
-                    let k = if BF16 { seen.div_ceil(2) } else { seen };
-                    product::<S, BF16>(o, width, a, values.as_ptr(), width, Size { m, n: width, k }, true);
+                    let b = Right {
+                        at: |i: usize, j: usize| values[i].wrapping_add(j * LANES),
+                        steps: value_rows,
+                        row: width,
+                    };
+                    let size = Size { m, n: width, k: seen.div_ceil(pairs) };
+                    let old = if start == 0 { Old::Replace } else { Old::Scale(shrink.as_ptr()) };
+                    product::<S, BF16>(o[first * width..].as_mut_ptr(), width, a, b, size, old);
                 }
             }
         }
@@ -276,28 +172,58 @@ impl<Row: Fn(usize) -> usize, const BF16: bool> Kernel for Attend<QueryBlock<'_,
             }
             if let Some(lse) = block.lse {
                 // SAFETY: as above.
-                unsafe { lse.range(head_row(r) / head_dim, 1)[0] = largest[r] + sums[r].ln() };
+                unsafe { lse.range(head_row(r) / head_dim, 1)[0] = bases[r] * LN_2 + sums[r].ln() };
             }
         }
     }
 }
 
-/// Turns a row of scores into `exp(score - max)`, where `max` is the largest of them and of `before`; gives `max` and the sum.
+/// A row of queries times `scale`, rounded where `BF16`, padded with zeros to whole vectors of numbers.
 #[inline(always)]
-unsafe fn softmax_step<S: Simd>(row: &mut [f32], before: f32) -> (f32, f32) {
+unsafe fn scaled_row<S: Simd, const BF16: bool>(to: *mut f32, row: &[f32], scale: f32) {
+    for (c, x) in row.chunks(LANES).enumerate() {
+        // SAFETY: the caller gives room for as many vectors; inside `dispatch`.
+        unsafe {
+            let x = S::mul(S::read(x), S::splat(scale));
+            if BF16 {
+                S::store_bf16(to.cast::<u16>().add(c * LANES), x);
+            } else {
+                S::store(to.add(c * LANES), x);
+            }
+        }
+    }
+}
+
+/// The largest of a row of whole vectors.
+#[inline(always)]
+unsafe fn largest_of<S: Simd>(row: &[f32]) -> f32 {
     // SAFETY: `row` is whole vectors; inside `dispatch`.
     unsafe {
-        let mut max = S::splat(before);
+        let mut max = S::splat(f32::NEG_INFINITY);
         for x in row.chunks_exact(LANES) {
             max = S::max(max, S::load(x.as_ptr()));
         }
-        let new = S::largest(max);
-        let (max, mut sum) = (S::splat(new), S::splat(0.0));
-        for x in row.chunks_exact_mut(LANES) {
-            let p = S::exp(S::sub(S::load(x.as_ptr()), max));
-            S::store(x.as_mut_ptr(), p);
+        S::largest(max)
+    }
+}
+
+/// Turns a row of scores into `2^(score log2(e) - base)` and gives their sum. With `BF16` they are rounded after that, and the first half
+/// of the floats holds all of them.
+#[inline(always)]
+unsafe fn weights<S: Simd, const BF16: bool>(row: &mut [f32], base: f32) -> f32 {
+    let at = row.as_mut_ptr();
+    // SAFETY: `row` is whole vectors, each read before what is written takes its place; inside `dispatch`.
+    unsafe {
+        let (base, mut sum) = (S::splat(-base), S::splat(0.0));
+        for c in (0..row.len()).step_by(LANES) {
+            let p = S::exp2(S::fma(S::load(at.add(c)), S::splat(LOG2_E), base));
             sum = S::add(sum, p);
+            if BF16 {
+                S::store_bf16(at.cast::<u16>().add(c), p);
+            } else {
+                S::store(at.add(c), p);
+            }
         }
-        (new, S::sum(sum))
+        S::sum(sum)
     }
 }

@@ -2,7 +2,8 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::flash::{self, QueryBlock, Rows};
+use super::flash::{self, QueryBlock};
+use super::tiles::{OwnTiles, TILE};
 use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::Backend;
@@ -29,7 +30,8 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
 /// `[sequences + 1]`, offsets of the sequences.
 ///
 /// A sequence's result has the same bits whatever is packed beside it, and the same as [`paged_attention`] gives.
-/// Absolute error below `2^-22 * (head_dim * max|q k| + 4) * max|v|`. Scratch: about 0.1 MB a thread.
+/// Absolute error below `2^-22 * (head_dim * max|q k| + 4) * max|v|`. Scratch on a CPU: the size of `k` and
+/// `v`, half of it with bf16, and about 0.1 MB a thread.
 ///
 /// With [`Compute::Bf16`](crate::device::Compute::Bf16) queries (after scaling), keys, weights and values are rounded to bf16: each score is off by up to
 /// `2^-7 * sum |q k|`, the output by as much of `max|v|` and `2^-7 * max|v|` more.
@@ -62,16 +64,27 @@ pub fn attention(
     if let Backend::Cuda(cuda) = dev.backend() {
         return cuda::launch(cuda, y, Some(lse), (q, k, v), offsets, cu_seqlens, None, heads);
     }
-    let (q, k, v) = (q.f32(), Rows::of(k), Rows::of(v));
-    let (y, lse) = (Shared::new(y.f32_mut()), Shared::new(lse.f32_mut()));
+    let of = |w: &[u32]| (w[0] as usize, w[1] as usize);
+    let tiles: Vec<(usize, usize)> = offsets
+        .windows(2)
+        .map(of)
+        .flat_map(|(start, end)| (start..end).step_by(TILE).map(move |first| (first, TILE.min(end - first))))
+        .collect();
+    let mut tiles = OwnTiles::new(k.f32(), v.f32(), &tiles, heads, dev.compute());
+    let tiles = tiles.tiles();
+    let (q, y, lse) = (q.f32(), Shared::new(y.f32_mut()), Shared::new(lse.f32_mut()));
     let step = flash::tokens_per_block(n_heads / n_kv_heads);
-    let blocks = offsets.windows(2).flat_map(|w| {
-        let (start, end) = (w[0] as usize, w[1] as usize);
+    let mut first_tile = 0;
+    let blocks = offsets.windows(2).map(of).flat_map(|(start, end)| {
+        let tile = first_tile;
+        first_tile += (end - start).div_ceil(TILE);
         // The last tokens of a sequence have the most to do and start first.
         let firsts = (start..end).step_by(step).rev();
-        firsts.flat_map(move |first| (0..n_kv_heads).map(move |kv_head| (start, first, step.min(end - first), kv_head)))
+        firsts.flat_map(move |first| {
+            (0..n_kv_heads).map(move |kv_head| (start, tile, first, step.min(end - first), kv_head))
+        })
     });
-    parallel::for_each(blocks, |(start, first_row, tokens, kv_head)| {
+    parallel::for_each(blocks, |(start, tile, first_row, tokens, kv_head)| {
         let block = QueryBlock {
             heads,
             kv_head,
@@ -79,9 +92,8 @@ pub fn attention(
             position: first_row - start,
             tokens,
             q,
-            k,
-            v,
-            row_of: |position: usize| start + position,
+            tiles,
+            tile_of: |i| tile + i,
             y,
             lse: Some(lse),
         };

@@ -8,6 +8,7 @@
 //! | `forward.rs` | packed sequences |
 //! | `backward.rs` | their gradients |
 //! | `paged.rs` | keys and values in pages, for generation |
+//! | `tiles.rs` | keys and values in the order in which products read them |
 //! | `flash.rs` | a block of query rows against the keys before it, of both kinds |
 //! | `cuda.rs`, `cuda_sm90.rs` | launches on a card |
 
@@ -21,10 +22,11 @@ mod forward;
 mod paged;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 pub use backward::attention_backward;
 pub use forward::{attention, cost};
-pub use paged::{PagedBatch, kv_store, paged_attention};
+pub use paged::{PagedBatch, cache_slots, kv_store, paged_attention};
 
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
@@ -36,17 +38,19 @@ pub struct Heads {
     pub n_heads: usize,
     /// Key and value heads; divides `n_heads`.
     pub n_kv_heads: usize,
-    /// Features of one head.
+    /// Features of one head; even.
     pub head_dim: usize,
 }
 
-/// Errors unless the key/value heads divide the query heads and no size is 0.
+/// Errors unless the key/value heads divide the query heads, no size is 0 and a head is whole pairs of features.
 fn check_heads(op: &'static str, heads: Heads) -> Result<()> {
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
-    if n_heads > 0 && n_kv_heads > 0 && head_dim > 0 && n_heads.is_multiple_of(n_kv_heads) {
+    let some = n_heads > 0 && n_kv_heads > 0 && head_dim > 0;
+    if some && n_heads.is_multiple_of(n_kv_heads) && head_dim.is_multiple_of(2) {
         return Ok(());
     }
-    Err(Error::shape(op, "heads", "n_heads a multiple of n_kv_heads, no size 0", format!("{heads:?}")))
+    let expected = "n_heads a multiple of n_kv_heads, an even head_dim, no size 0";
+    Err(Error::shape(op, "heads", expected, format!("{heads:?}")))
 }
 
 /// The offsets of packed sequences, when they start at 0, never fall and end at `tokens`.

@@ -2,7 +2,8 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::flash::{self, QueryBlock, Rows};
+use super::flash::{self, QueryBlock};
+use super::tiles::{self, OwnTiles, TILE, Tiles};
 use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::{
@@ -11,9 +12,12 @@ use crate::device::{
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
+use crate::ops::check;
 use crate::ops::parallel::{self, Shared};
 use crate::ops::rounding::round;
-use crate::ops::{check, check_activations};
+use crate::ops::scratch::Scratch;
+use crate::ops::simd::LANES;
+use half::bf16;
 
 /// Which tokens of the step belong to which sequence, and where each sequence's keys and values lie.
 pub struct PagedBatch<'a> {
@@ -27,10 +31,16 @@ pub struct PagedBatch<'a> {
     pub page_size: usize,
 }
 
+/// Slots of a cache of `pages` pages: those of the pages, and what makes up whole tiles of 16.
+pub fn cache_slots(pages: usize, page_size: usize) -> usize {
+    (pages * page_size).next_multiple_of(TILE)
+}
+
 /// Writes this step's keys and values into their pages: row `t` goes to slot `slots[t]` = page * page_size + offset.
 ///
-/// `k_pages`, `v_pages`: F32, or BF16 and then rounded, `[pages * page_size, n_kv_heads * head_dim]`; `k`, `v`: F32
-/// `[tokens, n_kv_heads * head_dim]`.
+/// `k_pages`, `v_pages`: of the device's [cache type](Device::kv_cache), BF16 being rounded, `[slots, n_kv_heads * head_dim]` with
+/// [`cache_slots`] of them; `k`, `v`: F32 `[tokens, n_kv_heads * head_dim]`. On a CPU their numbers are in the order of
+/// attention's products, which reads pages of a multiple of 16 tokens in place and copies others.
 pub fn kv_store(
     dev: &Device,
     k_pages: &mut Tensor,
@@ -38,14 +48,17 @@ pub fn kv_store(
     k: &Tensor,
     v: &Tensor,
     slots: &Tensor,
+    heads: Heads,
 ) -> Result<()> {
-    let (tokens, width) = (k.rows(), k.row_len());
+    let (tokens, width) = (k.rows(), heads.n_kv_heads * heads.head_dim);
+    check_heads("kv_store", heads)?;
     let dtype = dev.activation();
     check("kv_store", "k", k, dtype, &[tokens, width])?;
     check("kv_store", "v", v, dtype, &[tokens, width])?;
     check("kv_store", "slots", slots, DType::U32, &[tokens])?;
-    check_activations("kv_store", "v_pages", v_pages, &[v_pages.rows(), width])?;
-    check("kv_store", "k_pages", k_pages, v_pages.dtype(), v_pages.shape())?;
+    check("kv_store", "v_pages", v_pages, dev.kv_cache(), &[v_pages.rows(), width])?;
+    check("kv_store", "k_pages", k_pages, dev.kv_cache(), v_pages.shape())?;
+    check_tiles("kv_store", dev, v_pages)?;
     if let Some(slot) = slots.u32().iter().find(|&&slot| slot as usize >= k_pages.rows()) {
         return Err(Error::shape("kv_store", "slots", format!("slots below {}", k_pages.rows()), slot.to_string()));
     }
@@ -65,14 +78,21 @@ pub fn kv_store(
         };
         return cuda.launch("kv_store", Grid::rows(tokens, width), &params);
     }
-    parallel::for_each([(k_pages, k), (v_pages, v)].into_iter(), |(pages, new)| {
-        for (new, &slot) in new.f32().chunks_exact(width).zip(slots.u32()) {
-            let to = slot as usize * width..(slot as usize + 1) * width;
-            if pages.dtype() == DType::BF16 {
-                round(&mut pages.bf16_mut()[to], new);
-            } else {
-                pages.f32_mut()[to].copy_from_slice(new);
+    let slots = slots.u32();
+    parallel::for_each([(k_pages, k, true), (v_pages, v, false)].into_iter(), |(pages, new, keys)| {
+        match (pages.dtype(), keys) {
+            (DType::BF16, _) => {
+                let mut scratch = Scratch::new(new.elements().div_ceil(2));
+                let rounded: &mut [bf16] = &mut bytemuck::cast_slice_mut(scratch.floats())[..new.elements()];
+                round(rounded, new.f32());
+                if keys {
+                    tiles::put_keys::<_, 2>(pages.bf16_mut(), rounded, slots, heads);
+                } else {
+                    tiles::put_values::<_, 2>(pages.bf16_mut(), rounded, slots, heads);
+                }
             }
+            (_, true) => tiles::put_keys::<_, 1>(pages.f32_mut(), new.f32(), slots, heads),
+            (_, false) => tiles::put_values::<_, 1>(pages.f32_mut(), new.f32(), slots, heads),
         }
     });
     Ok(())
@@ -102,8 +122,9 @@ pub fn paged_attention(
     let dtype = dev.activation();
     check("paged_attention", "q", q, dtype, &[tokens, n_heads * head_dim])?;
     check("paged_attention", "y", y, dtype, q.shape())?;
-    check_activations("paged_attention", "v_pages", v_pages, &[v_pages.rows(), n_kv_heads * head_dim])?;
-    check("paged_attention", "k_pages", k_pages, v_pages.dtype(), v_pages.shape())?;
+    check("paged_attention", "v_pages", v_pages, dev.kv_cache(), &[v_pages.rows(), n_kv_heads * head_dim])?;
+    check("paged_attention", "k_pages", k_pages, dev.kv_cache(), v_pages.shape())?;
+    check_tiles("paged_attention", dev, v_pages)?;
     check("paged_attention", "cu_seqlens", batch.cu_seqlens, DType::U32, &[sequences + 1])?;
     check("paged_attention", "context_lens", batch.context_lens, DType::U32, &[sequences])?;
     let max_pages = batch.page_table.row_len();
@@ -126,8 +147,21 @@ pub fn paged_attention(
     if let Backend::Cuda(cuda) = dev.backend() {
         return cuda::launch(cuda, y, None, (q, k_pages, v_pages), offsets, batch.cu_seqlens, Some(batch), heads);
     }
-    let (q, k, v, y) = (q.f32(), Rows::of(k_pages), Rows::of(v_pages), Shared::new(y.f32_mut()));
     let (page_size, page_table) = (batch.page_size, batch.page_table.u32());
+    let slot = |s: usize, position: usize| {
+        let page = page_table[s * max_pages + position / page_size] as usize;
+        page * page_size + position % page_size
+    };
+    let in_place = page_size.is_multiple_of(TILE) && head_dim.is_multiple_of(LANES);
+    let mut own;
+    let (tiles, first_tiles) = if in_place {
+        (Tiles::of_cache(k_pages, v_pages, heads), Vec::new())
+    } else {
+        let first_tiles;
+        (own, first_tiles) = copied_tiles(dev, (k_pages, v_pages), lens, slot, heads);
+        (own.tiles(), first_tiles)
+    };
+    let (q, y) = (q.f32(), Shared::new(y.f32_mut()));
     let step = flash::tokens_per_block(n_heads / n_kv_heads);
     let blocks = (0..sequences).flat_map(|s| {
         let (start, end) = (offsets[s] as usize, offsets[s + 1] as usize);
@@ -135,7 +169,6 @@ pub fn paged_attention(
         firsts.flat_map(move |first| (0..n_kv_heads).map(move |kv_head| (s, first, step.min(end - first), kv_head)))
     });
     parallel::for_each(blocks, |(s, first_row, tokens, kv_head)| {
-        let pages = &page_table[s * max_pages..(s + 1) * max_pages];
         let block = QueryBlock {
             heads,
             kv_head,
@@ -143,15 +176,47 @@ pub fn paged_attention(
             position: lens[s] as usize + first_row - offsets[s + 1] as usize,
             tokens,
             q,
-            k,
-            v,
-            row_of: |position: usize| pages[position / page_size] as usize * page_size + position % page_size,
+            tiles,
+            tile_of: |i| first_tiles.get(s).map_or_else(|| slot(s, i * TILE) / TILE, |first| first + i),
             y,
             lse: None,
         };
         block.attend(dev.compute());
     });
     Ok(())
+}
+
+/// Tiles of the contexts of all sequences, one after the other, for pages whose tokens are not where the tiles of a sequence
+/// begin; and the first tile of each sequence.
+fn copied_tiles(
+    dev: &Device,
+    cache: (&Tensor, &Tensor),
+    lens: &[u32],
+    slot: impl Fn(usize, usize) -> usize,
+    heads: Heads,
+) -> (OwnTiles, Vec<usize>) {
+    let width = heads.n_kv_heads * heads.head_dim;
+    let tokens: usize = lens.iter().map(|&len| len as usize).sum();
+    let (mut k, mut v) = (vec![0.0; tokens * width], vec![0.0; tokens * width]);
+    let mut rows = k.chunks_exact_mut(width).zip(v.chunks_exact_mut(width));
+    let (mut tiles, mut first_tiles, mut first_row) = (Vec::new(), Vec::new(), 0);
+    for (s, len) in lens.iter().map(|&len| len as usize).enumerate() {
+        for (position, (k, v)) in (0..len).zip(&mut rows) {
+            tiles::read_slot(k, v, cache, slot(s, position), heads);
+        }
+        first_tiles.push(tiles.len());
+        tiles.extend((0..len).step_by(TILE).map(|first| (first_row + first, TILE.min(len - first))));
+        first_row += len;
+    }
+    (OwnTiles::new(&k, &v, &tiles, heads, dev.compute()), first_tiles)
+}
+
+/// Errors unless the slots of a cache are whole tiles, where it has tiles.
+fn check_tiles(op: &'static str, dev: &Device, pages: &Tensor) -> Result<()> {
+    if !dev.is_cpu() || pages.rows().is_multiple_of(TILE) {
+        return Ok(());
+    }
+    Err(Error::shape(op, "v_pages", format!("slots in multiples of {TILE}"), pages.rows().to_string()))
 }
 
 /// Errors unless every sequence's context covers its new tokens and lies in pages that exist.

@@ -1,6 +1,6 @@
 //! Attention forward, backward and paged against f64, and their promises of equal bits.
 
-use super::{Heads, PagedBatch, attention, attention_backward, cost, kv_store, paged_attention};
+use super::{Heads, PagedBatch, attention, attention_backward, cache_slots, cost, kv_store, paged_attention};
 use crate::device::{Compute, DType, Device, Op, Tensor};
 use crate::ops::rounding::bf16_value;
 use crate::ops::testing::{assert_close, assert_derivative, bits, random_tensor, to_bf16, unwritten, wide};
@@ -250,11 +250,12 @@ fn paged(dev: &Device, case: &Case, lengths: &[usize], chunk: usize, page_size: 
     let pages = lengths.len() * max_pages;
     // Pages are handed out backwards and interleaved, so that neighbours in position are not neighbours in memory.
     let page = |s: usize, i: usize| (pages - 1 - (i * lengths.len() + s)) as u32;
-    let pool = |seed| {
-        let pool = random_tensor(&[pages * page_size, kv], seed);
+    // What is not in use is no number, and none of it may reach a result.
+    let pool = || {
+        let pool = unwritten(&[cache_slots(pages, page_size), kv]);
         if dev.kv_cache() == DType::BF16 { to_bf16(&pool) } else { pool }
     };
-    let (mut k_pages, mut v_pages) = (pool(77), pool(78));
+    let (mut k_pages, mut v_pages) = (pool(), pool());
     let mut out = vec![f32::NAN; case.q.elements()];
     let groups: Vec<Vec<usize>> =
         if together { vec![(0..lengths.len()).collect()] } else { (0..lengths.len()).map(|s| vec![s]).collect() };
@@ -279,7 +280,7 @@ fn paged(dev: &Device, case: &Case, lengths: &[usize], chunk: usize, page_size: 
                 Tensor::from_f32(&values, &[rows.len(), w])
             };
             let (q, k, v) = (gather(&case.q), gather(&case.k), gather(&case.v));
-            kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &Tensor::from_u32(&slots)).unwrap();
+            kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &Tensor::from_u32(&slots), case.heads).unwrap();
             let mut page_table = Tensor::zeros(&[active.len(), max_pages], DType::U32);
             page_table.u32_mut().copy_from_slice(&table);
             let (cu_seqlens, context_lens) = (Tensor::from_u32(&cu), Tensor::from_u32(&lens));

@@ -120,6 +120,27 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// `2^x`, for `x` up to 88. Relative error below 2^-23.5 where the result is a normal number; 0 below -150, NaN kept.
+    ///
+    /// `2^x = 2^n 2^f` with `n = round(x)`, and a polynomial of degree 6 for `2^f`, fitted to the smallest relative error on
+    /// `|f| <= 1 / 2`.
+    #[inline(always)]
+    unsafe fn exp2(x: Self::V) -> Self::V {
+        // SAFETY: arithmetic on registers; the caller runs inside `dispatch`.
+        unsafe {
+            let x = Self::max(Self::splat(-160.0), x);
+            let n = Self::round(x);
+            let f = Self::sub(x, n);
+            let mut p = Self::splat(EXP2[0]);
+            let mut i = 1;
+            while i < EXP2.len() {
+                p = Self::fma(p, f, Self::splat(EXP2[i]));
+                i += 1;
+            }
+            Self::scale(p, n)
+        }
+    }
+
     /// [`sum_of_lanes`]
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
@@ -203,6 +224,10 @@ unsafe fn pair_lanes<S: Simd>(low: S::V, high: S::V) -> S::V {
 
 /// `(exp(r) - 1 - r) / r^2`, highest power first.
 const EXP: [f32; 5] = [0.001_381_453_8, 0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94];
+
+/// `2^f`, highest power first.
+const EXP2: [f32; 7] =
+    [0.000_155_946_78, 0.001_340_663_4, 0.009_617_693, 0.055_503_104, 0.240_226_52, 0.693_147_24, 1.0];
 
 /// A computation written over any [`Simd`]. `run` and all it calls must be `#[inline(always)]` and free of closures that
 /// compute with vectors, so that everything is compiled for the instruction set of the caller.

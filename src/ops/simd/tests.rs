@@ -25,9 +25,10 @@ fn on_each<K: Kernel>(mut make: impl FnMut() -> K) -> Vec<K::Output> {
     }
 }
 
-struct Exp<'a>(&'a [f32]);
+/// `exp`, or `exp2` where `TWO`.
+struct Exp<'a, const TWO: bool>(&'a [f32]);
 
-impl Kernel for Exp<'_> {
+impl<const TWO: bool> Kernel for Exp<'_, TWO> {
     type Output = Vec<f32>;
 
     #[inline(always)]
@@ -35,7 +36,7 @@ impl Kernel for Exp<'_> {
         let mut out = vec![0.0; self.0.len()];
         for (y, x) in out.chunks_mut(LANES).zip(self.0.chunks(LANES)) {
             // SAFETY: run by `on_each`.
-            unsafe { S::write(y, S::exp(S::read(x))) };
+            unsafe { S::write(y, if TWO { S::exp2(S::read(x)) } else { S::exp(S::read(x)) }) };
         }
         out
     }
@@ -44,7 +45,7 @@ impl Kernel for Exp<'_> {
 #[test]
 fn exp_keeps_its_bound_and_its_bits_on_every_instruction_set() {
     let x: Vec<f32> = (0..400_000).map(|i| -106.0 + i as f32 * (195.0 / 400_000.0)).collect();
-    let outputs = on_each(|| Exp(&x));
+    let outputs = on_each(|| Exp::<false>(&x));
     for output in &outputs {
         assert_eq!(bits(output), bits(&outputs[0]));
     }
@@ -61,9 +62,59 @@ fn exp_keeps_its_bound_and_its_bits_on_every_instruction_set() {
         }
     }
     assert!(worst < 2f64.powf(-22.9), "2^{}", worst.log2());
-    let special = on_each(|| Exp(&[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, -0.0]));
+    let special = on_each(|| Exp::<false>(&[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, -0.0]));
     for y in special {
         assert!(y[0] == 0.0 && y[1] == f32::INFINITY && y[2].is_nan() && y[3] == 1.0 && y[4] == 1.0, "{y:?}");
+    }
+}
+
+#[test]
+fn exp2_keeps_its_bound_and_its_bits_on_every_instruction_set() {
+    let x: Vec<f32> = (0..400_000).map(|i| -155.0 + i as f32 * (243.0 / 400_000.0)).collect();
+    let outputs = on_each(|| Exp::<true>(&x));
+    for output in &outputs {
+        assert_eq!(bits(output), bits(&outputs[0]));
+    }
+    for (&x, &y) in x.iter().zip(&outputs[0]) {
+        let want = f64::from(x).exp2();
+        let error = (f64::from(y) - want).abs();
+        if want >= f64::from(f32::MIN_POSITIVE) {
+            assert!(error < want * 2f64.powf(-23.5), "{x}: {y} against {want}");
+        } else {
+            assert!(error <= 1.5e-45, "{x}: {y} against {want}");
+        }
+    }
+    for y in on_each(|| Exp::<true>(&[f32::NEG_INFINITY, -150.5, f32::NAN, 0.0, -0.0, -1.0])) {
+        assert!(y[0] == 0.0 && y[1] == 0.0 && y[2].is_nan() && y[3..] == [1.0, 1.0, 0.5], "{y:?}");
+    }
+}
+
+struct Reductions<'a>(&'a [f32]);
+
+impl Kernel for Reductions<'_> {
+    type Output = Vec<[f32; 2]>;
+
+    /// The sum and the largest of each vector.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Self::Output {
+        let mut out = Vec::new();
+        for x in self.0.chunks_exact(LANES) {
+            // SAFETY: run by `on_each`.
+            unsafe { out.push([S::sum(S::load(x.as_ptr())), S::largest(S::load(x.as_ptr()))]) };
+        }
+        out
+    }
+}
+
+#[test]
+fn sums_and_maxima_have_one_order_on_every_instruction_set() {
+    let x = random(LANES * 1000, 5);
+    for out in on_each(|| Reductions(&x)) {
+        for (x, [sum, largest]) in x.chunks_exact(LANES).zip(out) {
+            let quarter = |i: usize| (x[i] + x[i + 8]) + (x[i + 4] + x[i + 12]);
+            let want = (quarter(0) + quarter(2)) + (quarter(1) + quarter(3));
+            assert_eq!((sum.to_bits(), largest), (want.to_bits(), x.iter().copied().fold(f32::NEG_INFINITY, f32::max)));
+        }
     }
 }
 
@@ -81,7 +132,8 @@ impl Kernel for Blocks<'_> {
         unsafe {
             S::transpose(t.as_mut_ptr(), 16, self.0.as_ptr(), 16);
             let size = matrix::Size { m: 19, n: 48, k: 23 };
-            matrix::product::<S, false>(c.as_mut_ptr(), 48, a, self.1.as_ptr(), 48, size, true);
+            let b = matrix::Right::rows(self.1.as_ptr(), 48, 23);
+            matrix::product::<S, false>(c.as_mut_ptr(), 48, a, b, size, matrix::Old::Add);
         }
         (t, c)
     }
@@ -130,7 +182,8 @@ impl Kernel for Pairs<'_> {
             }
             let view = matrix::View { data: a.as_ptr(), row: 32, column: 1 };
             let size = matrix::Size { m: 19, n: 16, k: 23 };
-            matrix::product::<S, true>(c.as_mut_ptr(), 16, view, b.as_ptr(), 16, size, true);
+            let b = matrix::Right::rows(b.as_ptr(), 16, 23);
+            matrix::product::<S, true>(c.as_mut_ptr(), 16, view, b, size, matrix::Old::Add);
         }
         c
     }
@@ -144,6 +197,51 @@ fn products_of_pairs_are_chains_of_odd_and_even_steps_on_every_instruction_set()
             let (x, w) = (&a[i / 16 * 64..], &b[i % 16 * 46..]);
             let want = (0..46).map(|k| k ^ 1).fold(0.5f32, |sum, k| bf16_value(x[k]).mul_add(bf16_value(w[k]), sum));
             assert_eq!(c.to_bits(), want.to_bits(), "element {i}");
+        }
+    }
+}
+
+struct Pieces<'a> {
+    a: &'a [f32],
+    pieces: [&'a [f32]; 3],
+    old: &'a [f32],
+    factors: &'a [f32],
+    m: usize,
+    n: usize,
+}
+
+impl Kernel for Pieces<'_> {
+    type Output = Vec<f32>;
+
+    /// `m` rows of 23 by three pieces of up to 10 rows of 64, added to old rows times their factors.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> Vec<f32> {
+        let Pieces { pieces, m, n, .. } = self;
+        let mut c = self.old.to_vec();
+        let at = |piece: usize, j: usize| pieces[piece][j * LANES..].as_ptr();
+        let (b, a) =
+            (matrix::Right { at, steps: 10, row: 64 }, matrix::View { data: self.a.as_ptr(), row: 23, column: 1 });
+        let (size, old) = (matrix::Size { m, n, k: 23 }, matrix::Old::Scale(self.factors.as_ptr()));
+        // SAFETY: the sizes are those of the slices; run by `on_each`.
+        unsafe { matrix::product::<S, false>(c.as_mut_ptr(), 64, a, b, size, old) };
+        c
+    }
+}
+
+#[test]
+fn products_in_pieces_are_single_chains_from_scaled_rows_on_every_instruction_set() {
+    let [a, x, y, z] = [(19 * 23, 6), (640, 7), (640, 8), (192, 9)].map(|(n, seed)| random(n, seed));
+    let (old, factors) = (random(19 * 64, 10), random(19, 11));
+    // Fewer rows and columns than a tile has, and more.
+    for (m, n) in [(1, 64), (3, 64), (3, 48), (4, 16), (5, 64), (8, 32), (19, 64)] {
+        let pieces = [&x[..], &y, &z];
+        for c in on_each(|| Pieces { a: &a, pieces, old: &old, factors: &factors, m, n }) {
+            for (at, c) in c.iter().enumerate() {
+                let (i, j) = (at / 64, at % 64);
+                let chain = |sum: f32, k: usize| a[i * 23 + k].mul_add(pieces[k / 10][k % 10 * 64 + j], sum);
+                let want = if i < m && j < n { (0..23).fold(old[at] * factors[i], chain) } else { old[at] };
+                assert_eq!(c.to_bits(), want.to_bits(), "{m} x {n}: ({i}, {j})");
+            }
         }
     }
 }

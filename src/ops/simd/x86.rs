@@ -103,6 +103,14 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        unsafe { sum_half(_mm256_add_ps(_mm512_castps512_ps256(v), upper_half(v))) }
+    }
+    #[inline(always)]
+    unsafe fn largest(v: Self::V) -> f32 {
+        unsafe { largest_half(_mm256_max_ps(_mm512_castps512_ps256(v), upper_half(v))) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, v: Self::V) {
         unsafe {
             if BF16 {
@@ -159,6 +167,31 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_storeu_ps(dst.add((12 + c) * dst_stride), _mm512_shuffle_f32x4::<0xDD>(ab13, de13));
             }
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn upper_half(v: __m512) -> __m256 {
+    unsafe { _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))) }
+}
+
+/// The rest of [`Simd::sum`], for eight lanes.
+#[inline(always)]
+unsafe fn sum_half(v: __m256) -> f32 {
+    unsafe {
+        let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+    }
+}
+
+/// The rest of [`Simd::largest`], for eight lanes.
+#[inline(always)]
+unsafe fn largest_half(v: __m256) -> f32 {
+    unsafe {
+        let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
     }
 }
 
@@ -249,6 +282,14 @@ impl Simd for Avx2 {
     unsafe fn round(a: Self::V) -> Self::V {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         unsafe { [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])] }
+    }
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        unsafe { sum_half(_mm256_add_ps(v[0], v[1])) }
+    }
+    #[inline(always)]
+    unsafe fn largest(v: Self::V) -> f32 {
+        unsafe { largest_half(_mm256_max_ps(v[0], v[1])) }
     }
     #[inline(always)]
     unsafe fn dot(acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
