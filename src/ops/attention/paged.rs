@@ -14,10 +14,7 @@ use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::check;
 use crate::ops::parallel::{self, Shared};
-use crate::ops::rounding::round;
-use crate::ops::scratch::Scratch;
 use crate::ops::simd::LANES;
-use half::bf16;
 
 /// Which tokens of the step belong to which sequence, and where each sequence's keys and values lie.
 pub struct PagedBatch<'a> {
@@ -78,23 +75,7 @@ pub fn kv_store(
         };
         return cuda.launch("kv_store", Grid::rows(tokens, width), &params);
     }
-    let slots = slots.u32();
-    parallel::for_each([(k_pages, k, true), (v_pages, v, false)].into_iter(), |(pages, new, keys)| {
-        match (pages.dtype(), keys) {
-            (DType::BF16, _) => {
-                let mut scratch = Scratch::new(new.elements().div_ceil(2));
-                let rounded: &mut [bf16] = &mut bytemuck::cast_slice_mut(scratch.floats())[..new.elements()];
-                round(rounded, new.f32());
-                if keys {
-                    tiles::put_keys::<_, 2>(pages.bf16_mut(), rounded, slots, heads);
-                } else {
-                    tiles::put_values::<_, 2>(pages.bf16_mut(), rounded, slots, heads);
-                }
-            }
-            (_, true) => tiles::put_keys::<_, 1>(pages.f32_mut(), new.f32(), slots, heads),
-            (_, false) => tiles::put_values::<_, 1>(pages.f32_mut(), new.f32(), slots, heads),
-        }
-    });
+    tiles::put((k_pages, v_pages), k.f32(), v.f32(), slots.u32(), heads);
     Ok(())
 }
 
@@ -163,25 +144,30 @@ pub fn paged_attention(
     };
     let (q, y) = (q.f32(), Shared::new(y.f32_mut()));
     let step = flash::tokens_per_block(n_heads / n_kv_heads);
+    // Where sequences are enough for all threads, one task goes through all heads, which lie one after the other in a tile.
+    let together = if sequences >= 4 * rayon::current_num_threads() { n_kv_heads } else { 1 };
     let blocks = (0..sequences).flat_map(|s| {
         let (start, end) = (offsets[s] as usize, offsets[s + 1] as usize);
         let firsts = (start..end).step_by(step).rev();
-        firsts.flat_map(move |first| (0..n_kv_heads).map(move |kv_head| (s, first, step.min(end - first), kv_head)))
+        let kv_heads = move || (0..n_kv_heads).step_by(together);
+        firsts.flat_map(move |first| kv_heads().map(move |kv_head| (s, first, step.min(end - first), kv_head)))
     });
-    parallel::for_each(blocks, |(s, first_row, tokens, kv_head)| {
-        let block = QueryBlock {
-            heads,
-            kv_head,
-            first_row,
-            position: lens[s] as usize + first_row - offsets[s + 1] as usize,
-            tokens,
-            q,
-            tiles,
-            tile_of: |i| first_tiles.get(s).map_or_else(|| slot(s, i * TILE) / TILE, |first| first + i),
-            y,
-            lse: None,
-        };
-        block.attend(dev.compute());
+    parallel::for_each(blocks, |(s, first_row, tokens, first_head)| {
+        for kv_head in first_head..first_head + together {
+            let block = QueryBlock {
+                heads,
+                kv_head,
+                first_row,
+                position: lens[s] as usize + first_row - offsets[s + 1] as usize,
+                tokens,
+                q,
+                tiles,
+                tile_of: |i| first_tiles.get(s).map_or_else(|| slot(s, i * TILE) / TILE, |first| first + i),
+                y,
+                lse: None,
+            };
+            block.attend(dev.compute());
+        }
     });
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::Heads;
 use crate::device::{Compute, DType, Tensor};
 use crate::ops::parallel::{self, Shared};
 use crate::ops::scratch::Scratch;
-use crate::ops::simd::{Kernel, LANES, Simd, dispatch_dot, padded};
+use crate::ops::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot, padded};
 
 /// Tokens of a tile.
 pub(super) const TILE: usize = LANES;
@@ -33,29 +33,73 @@ fn value_at<const E: usize>(lane: usize, i: usize, head_dim: usize) -> usize {
     lane / E * head_dim * E + i * E + lane % E
 }
 
-/// Writes rows of keys, `[n_kv_heads * head_dim]`, to slots of a cache of words of `E` numbers.
-pub(super) fn put_keys<T: Copy, const E: usize>(cache: &mut [T], rows: &[T], slots: &[u32], heads: Heads) {
-    scatter(cache, rows, slots, heads, key_at::<E>);
+/// Writes rows of keys and values, F32 `[tokens, n_kv_heads * head_dim]`, to slots of a cache.
+pub(super) fn put(cache: (&mut Tensor, &mut Tensor), k: &[f32], v: &[f32], slots: &[u32], heads: Heads) {
+    let bf16 = cache.0.dtype() == DType::BF16;
+    let (to_k, to_v) = (Shared::new(words_mut(cache.0)), Shared::new(words_mut(cache.1)));
+    let tasks = (0..heads.n_kv_heads).flat_map(|head| [(head, to_k, k, true), (head, to_v, v, false)]);
+    parallel::for_each(tasks, |(head, cache, rows, keys)| {
+        if bf16 {
+            dispatch_dot(Put::<true> { cache, rows, slots, head, heads, keys });
+        } else {
+            dispatch(Put::<false> { cache, rows, slots, head, heads, keys });
+        }
+    });
 }
 
-/// Writes rows of values, as [`put_keys`].
-pub(super) fn put_values<T: Copy, const E: usize>(cache: &mut [T], rows: &[T], slots: &[u32], heads: Heads) {
-    scatter(cache, rows, slots, heads, |lane, i| value_at::<E>(lane, i, heads.head_dim));
+fn words_mut(t: &mut Tensor) -> &mut [f32] {
+    if t.dtype() == DType::BF16 { bytemuck::cast_slice_mut(t.bf16_mut()) } else { t.f32_mut() }
 }
 
-fn scatter<T: Copy>(
-    cache: &mut [T],
-    rows: &[T],
-    slots: &[u32],
+/// Writes one head's keys, or values.
+struct Put<'a, const BF16: bool> {
+    cache: Shared<'a>,
+    rows: &'a [f32],
+    slots: &'a [u32],
+    head: usize,
     heads: Heads,
-    at: impl Fn(usize, usize) -> usize + Copy,
-) {
-    let Heads { n_kv_heads, head_dim, .. } = heads;
-    for (row, &slot) in rows.chunks_exact(n_kv_heads * head_dim).zip(slots) {
-        let (tile, lane) = (slot as usize / TILE, slot as usize % TILE);
-        for (head, row) in row.chunks_exact(head_dim).enumerate() {
-            let to = &mut cache[(tile * n_kv_heads + head) * TILE * head_dim..][..TILE * head_dim];
-            row.iter().enumerate().for_each(|(i, x)| to[at(lane, i)] = *x);
+    keys: bool,
+}
+
+impl<const BF16: bool> Kernel for Put<'_, BF16> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Heads { n_kv_heads, head_dim, .. } = self.heads;
+        let pairs = numbers(BF16);
+        let words = TILE * head_dim / pairs;
+        for (row, &slot) in self.rows.chunks_exact(n_kv_heads * head_dim).zip(self.slots) {
+            let (tile, lane) = (slot as usize / TILE, slot as usize % TILE);
+            // SAFETY: every head belongs to one task.
+            let to = unsafe { self.cache.range((tile * n_kv_heads + self.head) * words, words) };
+            for (c, x) in row[self.head * head_dim..][..head_dim].chunks(LANES).enumerate() {
+                // SAFETY: inside `dispatch`; two arrays of one vector.
+                let new: [f32; LANES] = unsafe {
+                    let mut new = [0.0; LANES];
+                    if BF16 && self.keys {
+                        S::store_bf16(new.as_mut_ptr().cast(), S::read(x));
+                    } else if BF16 {
+                        S::store(new.as_mut_ptr(), S::pair(S::read(x), S::splat(0.0)));
+                    } else {
+                        S::store(new.as_mut_ptr(), S::read(x));
+                    }
+                    new
+                };
+                if self.keys {
+                    let column = to[c * LANES / pairs * TILE + lane..].iter_mut().step_by(TILE);
+                    column.zip(&new[..x.len() / pairs]).for_each(|(to, new)| *to = *new);
+                } else {
+                    let row = &mut to[lane / pairs * head_dim + c * LANES..][..x.len()];
+                    for (to, new) in row.iter_mut().zip(new) {
+                        *to = match (BF16, lane % 2) {
+                            (false, _) => new,
+                            (true, 0) => f32::from_bits(to.to_bits() & 0xffff_0000 | new.to_bits()),
+                            (true, _) => f32::from_bits(to.to_bits() & 0xffff | new.to_bits() << 16),
+                        };
+                    }
+                }
+            }
         }
     }
 }
