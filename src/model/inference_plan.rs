@@ -4,6 +4,7 @@ use super::safetensors::WeightFiles;
 use super::{Config, KvCache, Workspace, adapter};
 use crate::device::{Compute, Device, Weights};
 use crate::error::{Error, Result};
+use crate::ops::matmul::PackedWeight;
 use serde::Serialize;
 use std::path::Path;
 
@@ -29,7 +30,7 @@ impl InferencePlan {
         let weights = match (dev.is_cpu(), dev.weights(), dev.compute()) {
             (false, ..) => config.parameters() * dev.activation().size() as u64,
             (true, Weights::Int8, _) => config.parameters() * 17 / 16,
-            (true, _, Compute::Bf16) => 2 * config.parameters(),
+            (true, _, Compute::Bf16) => PackedWeight::plan_bytes(config.parameters()),
             (true, _, Compute::F32) => stored()?,
         };
         let Some(adapter) = adapter else { return Ok(InferencePlan { weights, ..InferencePlan::default() }) };

@@ -10,7 +10,7 @@ pub const MAX_ROWS: usize = 6;
 pub fn kernel(kind: Kind, rows: usize) -> TileFn {
     match kind {
         Kind::F32 => by_rows::<0>(rows),
-        Kind::Bf16 => by_rows::<1>(rows),
+        Kind::Bf16 | Kind::Lossless => by_rows::<1>(rows),
         Kind::F16 | Kind::Int8 => by_rows::<2>(rows),
     }
 }

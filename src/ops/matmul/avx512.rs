@@ -20,7 +20,7 @@ pub fn panels(rows: usize) -> usize {
 pub fn kernel(kind: Kind, rows: usize, n: usize) -> TileFn {
     match kind {
         Kind::F32 => by_rows::<0>(rows, n),
-        Kind::Bf16 => by_rows::<1>(rows, n),
+        Kind::Bf16 | Kind::Lossless => by_rows::<1>(rows, n),
         Kind::F16 | Kind::Int8 => by_rows::<2>(rows, n),
     }
 }

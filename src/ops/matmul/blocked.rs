@@ -13,7 +13,7 @@
 use super::pack::{Left, Right};
 use super::packed::PackedWeight;
 use super::tile::{Inputs, Isa, Kind, PANEL, Tile};
-use super::{Store, scratch};
+use super::{Store, lossless, scratch};
 use crate::device::Device;
 use crate::ops::team;
 
@@ -65,8 +65,8 @@ pub struct Product<'a> {
 /// Where right-hand panels come from during a block.
 #[derive(Clone, Copy)]
 enum Panels<'a> {
-    /// Packed panels of full height, starting at the block's first column.
-    Ready(Kind, &'a [u8]),
+    /// Packed panels of full height, starting at the block's first column, and what [`Kind::Lossless`] keeps elsewhere.
+    Ready(Kind, &'a [u8], &'a [u8]),
     /// To be packed by the block itself.
     Unpacked(Right<'a>),
 }
@@ -96,6 +96,16 @@ struct Grid {
     /// Panels of a block.
     group: usize,
     groups: usize,
+    threads: usize,
+}
+
+impl Grid {
+    /// The group that the `i`-th task of a row of blocks takes: threads that take tasks in turn walk through neighbouring panels,
+    /// so that what one fetches beforehand is its own. Measured on a Zen 5, 2 cores: 32 rows 22 %, 64 rows 15 % faster.
+    fn in_turn(&self, i: usize) -> usize {
+        let each = self.groups / self.threads;
+        if i < each * self.threads { i % self.threads * each + i / self.threads } else { i }
+    }
 }
 
 /// Rows and panels of a block within the packed rows and columns.
@@ -121,7 +131,7 @@ pub fn run_all<const N: usize>(products: [(Product, &mut [f32]); N]) {
     pack_left((isa, inputs), left, (m, k), 0, m, |a| {
         let parts = products.map(|(product, c)| {
             let panels = match product.right {
-                Operand::Packed(weight, from) => Panels::Ready(weight.kind(), weight.panels(from)),
+                Operand::Packed(weight, from) => Panels::Ready(weight.kind(), weight.panels(from), weight.raw()),
                 Operand::Plain(right) => Panels::Unpacked(right),
             };
             (product, c, panels, product.grid(m, 0, product.size.1))
@@ -236,7 +246,7 @@ impl Product<'_> {
         let (_, n, k) = self.size;
         match self.right {
             Operand::Packed(weight, from) => {
-                let panels = Panels::Ready(weight.kind(), weight.panels(from));
+                let panels = Panels::Ready(weight.kind(), weight.panels(from), weight.raw());
                 self.blocks(a, panels, c, ldc, &self.grid(rows, 0, n));
             }
             Operand::Plain(right) if rows <= ROWS => {
@@ -256,7 +266,7 @@ impl Product<'_> {
                             let width = PANEL.min(columns - i * PANEL);
                             self.pack_right(right, bytemuck::cast_slice_mut(b), column + i * PANEL, width, 0, k);
                         });
-                        let panels = Panels::Ready(self.kind(), bytemuck::cast_slice(b));
+                        let panels = Panels::Ready(self.kind(), bytemuck::cast_slice(b), &[]);
                         self.blocks(a, panels, c, ldc, &self.grid(rows, column, columns));
                     });
                 }
@@ -278,7 +288,7 @@ impl Product<'_> {
         }
         let at_once = self.isa.panels(self.inputs, rows.min(height));
         let group = all.div_ceil(groups).next_multiple_of(at_once).max(1);
-        Grid { rows, column, columns, block_rows, row_blocks, group, groups: all.div_ceil(group) }
+        Grid { rows, column, columns, block_rows, row_blocks, group, groups: all.div_ceil(group), threads }
     }
 
     /// All blocks, spread over the threads.
@@ -288,7 +298,7 @@ impl Product<'_> {
 
     /// Block `i`: every step of the reduction for its rows and panels.
     fn block(&self, a: &[u32], panels: Panels, c: Destination, ldc: usize, grid: &Grid, i: usize) {
-        let (row, panel) = (i / grid.groups * grid.block_rows, i % grid.groups * grid.group);
+        let (row, panel) = (i / grid.groups * grid.block_rows, grid.in_turn(i % grid.groups) * grid.group);
         let panels_left = grid.columns.div_ceil(PANEL) - panel;
         let rows = grid.block_rows.min(grid.rows - row);
         let block = Block { row, rows, panel, panels: grid.group.min(panels_left) };
@@ -299,10 +309,14 @@ impl Product<'_> {
             Inputs::Int8 => usize::MAX,
         };
         let splits = k.div_ceil(most).max(1);
-        let steps = k.div_ceil(splits).next_multiple_of(2);
+        let steps = k.div_ceil(splits).next_multiple_of(lossless::BLOCK);
         // With Store::Add the old values stay in `c` to the end, so that unfinished chains need a place of their own.
         let aside = if self.store == Store::Add && splits > 1 { rows * block.panels * PANEL } else { 0 };
-        let local = if let Panels::Unpacked(_) = panels { self.kind().bytes(steps) / 4 } else { 0 };
+        let local = match panels {
+            Panels::Ready(Kind::Lossless, ..) if !self.isa.restores(self.inputs) => Kind::Bf16.bytes(steps.min(k)) / 4,
+            Panels::Ready(..) => 0,
+            Panels::Unpacked(_) => self.kind().bytes(steps.min(k)) / 4,
+        };
         scratch::with(aside + local, |buffer| {
             let (partial, local) = buffer.split_at_mut(aside);
             for from in (0..k.max(1)).step_by(steps.max(1)) {
@@ -334,20 +348,29 @@ impl Product<'_> {
             Inputs::F32 => most,
             Inputs::Bf16 | Inputs::Int8 => block.rows.div_ceil(block.rows.div_ceil(most)),
         };
-        let at_once =
-            if let Panels::Ready(..) = panels { self.isa.panels(self.inputs, block.rows.min(height)) } else { 1 };
+        let at_once = match panels {
+            Panels::Ready(Kind::Lossless, ..) | Panels::Unpacked(_) => 1,
+            Panels::Ready(..) => self.isa.panels(self.inputs, block.rows.min(height)),
+        };
         for first in (0..block.panels).step_by(at_once) {
             let local_column = (block.panel + first) * PANEL;
             let width = (at_once.min(block.panels - first) * PANEL).min(grid.columns - local_column);
             let column = grid.column + local_column;
-            let (kind, b, panel_stride) = match panels {
-                Panels::Ready(kind, data) => {
+            let (kind, b, raw, panel_stride) = match panels {
+                Panels::Ready(kind, data, raw) => {
                     let stride = kind.bytes(k);
-                    (kind, data[(block.panel + first) * stride + kind.bytes(from)..].as_ptr(), stride)
+                    let b = &data[(block.panel + first) * stride + kind.bytes(from)..];
+                    if kind == Kind::Lossless && !self.isa.restores(self.inputs) {
+                        let pairs = Kind::Bf16.bytes(to - from);
+                        lossless::unpack(bytemuck::cast_slice_mut(&mut local[..pairs]), b, raw);
+                        (Kind::Bf16, local.as_ptr(), raw, 0)
+                    } else {
+                        (kind, b.as_ptr(), raw, stride)
+                    }
                 }
                 Panels::Unpacked(right) => {
                     self.pack_right(right, local, column, width, from, to);
-                    (self.kind(), local.as_ptr(), 0)
+                    (self.kind(), local.as_ptr(), &[][..], 0)
                 }
             };
             for row in (block.row..block.row + block.rows).step_by(height) {
@@ -372,6 +395,7 @@ impl Product<'_> {
                     lda: stride,
                     b,
                     panel_stride,
+                    raw: raw.as_ptr(),
                     partial: if from == 0 { std::ptr::null() } else { aside },
                     ldp: lda,
                     c,

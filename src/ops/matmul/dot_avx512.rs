@@ -13,6 +13,22 @@ const AHEAD: usize = 4096;
 /// Most rows whose time is that of reading the panel from memory. Beyond, the tiles of a panel leave time to fetch the next one.
 const ROWS_OF_A_READ: usize = 8;
 
+/// Fetches what a tile of `rows` rows at `b` needs next, or the tiles of the next panel do: two cache lines.
+#[inline(always)]
+pub(super) fn prefetch(t: &Tile, rows: usize, b: *const u8) {
+    // SAFETY: a prefetch may name any address.
+    unsafe {
+        if rows <= ROWS_OF_A_READ {
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 64).cast());
+        } else {
+            // The same place in the next panel. Measured on the same machine: 32 rows 18 % faster.
+            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(t.panel_stride).cast());
+            _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(t.panel_stride + 64).cast());
+        }
+    }
+}
+
 /// The kernel for a tile of `rows` x `n` with AVX-512 BF16.
 pub fn kernel(rows: usize, n: usize) -> TileFn {
     if n > 16 {
@@ -49,14 +65,7 @@ unsafe fn tile<const M: usize, const V: usize>(t: &Tile) {
             for (v, row) in row.iter_mut().enumerate() {
                 *row = _mm512_loadu_si512(b.add(64 * v).cast());
             }
-            if M <= ROWS_OF_A_READ {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 64).cast());
-            } else {
-                // The same place in the next panel. Measured on the same machine: 32 rows 18 % faster.
-                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(t.panel_stride).cast());
-                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(t.panel_stride + 64).cast());
-            }
+            prefetch(t, M, b);
             for (acc, a) in acc.iter_mut().zip(rows) {
                 let x = bh(_mm512_set1_epi32(*a.add(p) as i32));
                 for (acc, row) in acc.iter_mut().zip(row) {

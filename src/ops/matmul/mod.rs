@@ -16,6 +16,7 @@
 //! | `avx512.rs`, `avx2.rs`, `portable.rs` | compute it in f32 |
 //! | `dot_avx512.rs`, `dot_avx2.rs`, `dot_portable.rs` | compute it from pairs of bf16 |
 //! | `int8.rs`, `int8_avx512.rs`, `int8_portable.rs` | weights and activations of 8 bits |
+//! | `lossless.rs`, `lossless_avx512.rs` | weights of bf16 in 12 bits, the same to the bit |
 //! | `pack.rs`, `pairs.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
 //! | `blocked.rs` | cache blocks and threads |
@@ -42,6 +43,11 @@ mod int8_avx512;
 mod int8_portable;
 #[cfg(test)]
 mod int8_tests;
+mod lossless;
+#[cfg(target_arch = "x86_64")]
+mod lossless_avx512;
+#[cfg(test)]
+mod lossless_tests;
 mod pack;
 mod packed;
 mod pairs;

@@ -1,8 +1,9 @@
 //! A weight in the order in which the tiles read it: made once, for inference.
 
 use super::int8;
+use super::lossless;
 use super::pack::{Right, Source};
-use super::tile::{Kind, PANEL};
+use super::tile::{Inputs, Isa, Kind, PANEL};
 use crate::device::buffer::HostBuffer;
 use crate::device::{Compute, Cost, DType, Device, Tensor, Weights};
 use crate::error::{Error, Result};
@@ -17,6 +18,8 @@ pub struct PackedWeight {
     /// Whether the elements were rounded from another dtype, for products of bf16.
     rounded: bool,
     data: HostBuffer,
+    /// Blocks of [`Kind::Lossless`] that stay as they are.
+    raw: HostBuffer,
 }
 
 impl PackedWeight {
@@ -25,7 +28,7 @@ impl PackedWeight {
     pub fn new(weight: &Tensor, compute: Compute) -> Result<PackedWeight> {
         let kind = match (weight.dtype(), compute) {
             (DType::U32, _) => return Err(Error::shape("PackedWeight", "weight", "a float dtype", "U32")),
-            (DType::BF16, _) | (_, Compute::Bf16) => Kind::Bf16,
+            (DType::BF16, _) | (_, Compute::Bf16) => Self::bf16_kind(compute),
             (DType::F32, Compute::F32) => Kind::F32,
             (DType::F16, Compute::F32) => Kind::F16,
         };
@@ -49,12 +52,20 @@ impl PackedWeight {
         Self::of_kind(weight, Kind::Int8)
     }
 
-    fn of_kind(weight: &Tensor, kind: Kind) -> Result<PackedWeight> {
+    /// Packs a float weight as panels of `kind`, or of [`Kind::Bf16`] where [`Kind::Lossless`] would not pay.
+    pub(super) fn of_kind(weight: &Tensor, kind: Kind) -> Result<PackedWeight> {
         if weight.shape().len() != 2 {
             let found = format!("{:?}", weight.shape());
             return Err(Error::shape("PackedWeight", "weight", "[out_features, in_features]", found));
         }
         let (n, k) = (weight.rows(), weight.row_len());
+        let rounded = matches!(kind, Kind::Bf16 | Kind::Lossless) && weight.dtype() != DType::BF16;
+        if kind == Kind::Lossless {
+            return Ok(match lossless::pack(weight) {
+                Some((data, raw)) => PackedWeight { n, k, kind, rounded, data, raw },
+                None => Self::of_kind(weight, Kind::Bf16)?,
+            });
+        }
         let bytes = kind.bytes(k);
         let mut data = HostBuffer::zeroed(n.div_ceil(PANEL) * bytes);
         data.bytes_mut().par_chunks_exact_mut(bytes.max(1)).enumerate().for_each(|(i, out)| {
@@ -62,7 +73,9 @@ impl PackedWeight {
             let right = Right::Rows(weight, 0);
             match kind {
                 Kind::F32 => right.pack(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k),
-                Kind::Bf16 => right.pack_pairs(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k),
+                Kind::Bf16 | Kind::Lossless => {
+                    right.pack_pairs(bytemuck::cast_slice_mut(out), (n, k), first, columns, 0, k)
+                }
                 Kind::Int8 => int8::pack_panel(out, Source::of(weight, 0), k, first, columns),
                 Kind::F16 => {
                     let mut panel = vec![0.0f32; PANEL * k];
@@ -72,8 +85,7 @@ impl PackedWeight {
                 }
             }
         });
-        let rounded = kind == Kind::Bf16 && weight.dtype() != DType::BF16;
-        Ok(PackedWeight { n, k, kind, rounded, data })
+        Ok(PackedWeight { n, k, kind, rounded, data, raw: HostBuffer::zeroed(0) })
     }
 
     /// Errors unless products computed as `compute` can use these panels.
@@ -81,7 +93,7 @@ impl PackedWeight {
         let fits = self.kind == Kind::Int8
             || match compute {
                 Compute::F32 => !self.rounded,
-                Compute::Bf16 => self.kind == Kind::Bf16,
+                Compute::Bf16 => matches!(self.kind, Kind::Bf16 | Kind::Lossless),
             };
         if fits {
             return Ok(());
@@ -101,7 +113,20 @@ impl PackedWeight {
 
     /// Bytes held, padding included.
     pub fn size_bytes(&self) -> usize {
-        self.data.bytes().len()
+        self.data.bytes().len() + self.raw.bytes().len()
+    }
+
+    /// Bytes that so many trained weights take, packed for products of bf16.
+    pub(crate) fn plan_bytes(weights: u64) -> u64 {
+        match Self::bf16_kind(Compute::Bf16) {
+            Kind::Lossless => weights * lossless::bytes(lossless::BLOCK) as u64 / (PANEL * lossless::BLOCK) as u64,
+            _ => 2 * weights,
+        }
+    }
+
+    /// How weights of bf16, or rounded to it, are packed for products computed as `compute`.
+    fn bf16_kind(compute: Compute) -> Kind {
+        if compute == Compute::Bf16 && Isa::best().restores(Inputs::Bf16) { Kind::Lossless } else { Kind::Bf16 }
     }
 
     /// Fewest bytes that a product with rows of `m` activations and `n` of the weight's rows moves.
@@ -113,6 +138,11 @@ impl PackedWeight {
 
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The blocks that panels of [`Kind::Lossless`] name by their place.
+    pub(super) fn raw(&self) -> &[u8] {
+        self.raw.bytes()
     }
 
     /// The panels from the one that holds row `first` (a multiple of [`PANEL`]) on.

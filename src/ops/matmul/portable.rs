@@ -10,7 +10,7 @@ pub const MAX_ROWS: usize = 4;
 pub fn kernel(kind: Kind, rows: usize) -> TileFn {
     match kind {
         Kind::F32 => by_rows!(rows, M => tile::<M, 0>, 1 2 3; 4),
-        Kind::Bf16 => by_rows!(rows, M => tile::<M, 1>, 1 2 3; 4),
+        Kind::Bf16 | Kind::Lossless => by_rows!(rows, M => tile::<M, 1>, 1 2 3; 4),
         Kind::F16 | Kind::Int8 => by_rows!(rows, M => tile::<M, 2>, 1 2 3; 4),
     }
 }

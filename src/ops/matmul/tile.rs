@@ -5,8 +5,8 @@
 //! the odd step of a pair before the even one, which is what `vdpbf16ps` does; for [`Inputs::Int8`] over groups of 32 steps.
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, dot_avx2, dot_avx512, int8_avx512};
-use super::{dot_portable, int8, int8_portable, portable};
+use super::{avx2, avx512, dot_avx2, dot_avx512, int8_avx512, lossless_avx512};
+use super::{dot_portable, int8, int8_portable, lossless, portable};
 use crate::device::Compute;
 use std::sync::OnceLock;
 
@@ -18,7 +18,7 @@ pub const PANEL: usize = 32;
 pub enum Inputs {
     /// f32 by whatever the panel holds, widened.
     F32,
-    /// Pairs of bf16; the panel is one of [`Kind::Bf16`].
+    /// Pairs of bf16; the panel is one of [`Kind::Bf16`] or [`Kind::Lossless`].
     Bf16,
     /// Integers of 8 bits; the panel is one of [`Kind::Int8`].
     Int8,
@@ -52,6 +52,8 @@ pub enum Kind {
     /// `[k / 2][PANEL]` pairs of bf16: step `2 p` in the low, step `2 p + 1` in the high half of a u32, 0 beyond an odd `k`.
     /// A shift and a mask widen them; `vdpbf16ps` takes them as they are.
     Bf16,
+    /// bf16 in 12 bits, see `lossless.rs`.
+    Lossless,
     /// `[k][PANEL]` f16.
     F16,
     /// Groups of 32 steps with scales, see `int8.rs`.
@@ -59,11 +61,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Bytes of `steps` steps of a panel; `steps` is even for [`Kind::Bf16`], or the last ones.
+    /// Bytes of `steps` steps of a panel; `steps` is even for [`Kind::Bf16`] and whole blocks for [`Kind::Lossless`], or up to the last.
     pub fn bytes(self, steps: usize) -> usize {
         match self {
             Kind::F32 => 4 * PANEL * steps,
             Kind::Bf16 => 4 * PANEL * steps.div_ceil(2),
+            Kind::Lossless => lossless::bytes(steps),
             Kind::F16 => 2 * PANEL * steps,
             Kind::Int8 => int8::PANEL_GROUP * steps.div_ceil(int8::GROUP),
         }
@@ -84,6 +87,8 @@ pub struct Tile {
     /// Bytes from one right-hand panel to the next, for tiles wider than [`PANEL`] and to fetch the next one beforehand; 0 where the
     /// panel is the only one.
     pub panel_stride: usize,
+    /// Blocks of [`Kind::Lossless`] panels that stay as they are.
+    pub raw: *const u8,
     /// `[m][ldp]`: the chain so far; null at its start, where it is 0.
     pub partial: *const f32,
     /// Row stride of `partial`.
@@ -126,7 +131,7 @@ pub(super) use by_rows;
 /// Instruction sets with a kernel of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512F and AVX-512 BF16: tiles of 12 x 32.
+    /// AVX-512F, BW and BF16: tiles of 12 x 32.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// AVX-512F: tiles of 12 x 32.
@@ -146,7 +151,7 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
-                if is_x86_feature_detected!("avx512bf16") {
+                if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") {
                     all.push(Isa::Avx512Bf16);
                 }
                 all.push(Isa::Avx512);
@@ -207,9 +212,21 @@ impl Isa {
         }
     }
 
-    /// The kernel for `rows` rows (at most [`Isa::max_rows`]) and `n` columns, at most `panels(rows) * PANEL`.
+    /// Whether tiles restore panels of [`Kind::Lossless`] themselves.
+    pub(super) fn restores(self, inputs: Inputs) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => inputs == Inputs::Bf16,
+            _ => false,
+        }
+    }
+
+    /// The kernel for `rows` rows (at most [`Isa::max_rows`]) and `n` columns, at most `panels(rows) * PANEL`;
+    /// [`Kind::Lossless`] only where tiles [restore](Isa::restores) it.
     pub(super) fn kernel(self, inputs: Inputs, kind: Kind, rows: usize, n: usize) -> TileFn {
         match (self, inputs) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, Inputs::Bf16) if kind == Kind::Lossless => lossless_avx512::kernel(rows),
             #[cfg(target_arch = "x86_64")]
             (_, Inputs::Int8) if self.has_vnni() => int8_avx512::kernel(rows),
             (_, Inputs::Int8) => int8_portable::kernel(rows),
