@@ -9,6 +9,7 @@
 //! | `compute.rs` | precision of products |
 //! | `ledger.rs` | FLOPs, bytes, calls and seconds of every operation |
 //! | `peak.rs` | measured ceilings of the processor, peak memory of the process |
+//! | `repeat.rs` | steps that are done again and again with other data |
 //! | `cuda/` | the CUDA device (feature `cuda`) |
 
 pub mod buffer;
@@ -19,12 +20,14 @@ mod dtype;
 mod ledger;
 mod name;
 pub mod peak;
+mod repeat;
 mod tensor;
 
 pub use compute::{Compute, Weights};
 pub use dtype::DType;
 pub use ledger::{Cost, Entry, Ledger, Op, Phase, PhaseWork, Span};
 pub use name::DeviceName;
+pub use repeat::Repeated;
 pub use tensor::{OnHost, Tensor};
 
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use super::DType;
 use super::buffer::{HostBuffer, MappedSlice};
 #[cfg(feature = "cuda")]
-use super::cuda::{Buffer, Cuda, Element};
+use super::cuda::{Buffer, Cuda, Element, Indices};
 use crate::error::{Error, Result};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
@@ -27,7 +27,7 @@ pub struct Tensor {
     storage: Storage,
     /// The card's copy of a U32 tensor on the host.
     #[cfg(feature = "cuda")]
-    indices: std::sync::OnceLock<Buffer>,
+    indices: Indices,
 }
 
 /// A tensor's elements on the host: the tensor itself, or a copy of what lies on a card.
@@ -62,7 +62,7 @@ impl Tensor {
             dtype,
             storage,
             #[cfg(feature = "cuda")]
-            indices: std::sync::OnceLock::new(),
+            indices: Indices::default(),
         }
     }
 
@@ -135,7 +135,7 @@ impl Tensor {
             return Err(Error::shape("set_rows", "rows", expected, rows.to_string()));
         }
         #[cfg(feature = "cuda")]
-        self.indices.take();
+        self.indices.outdate();
         self.shape[0] = rows;
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Tensor {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.size_bytes();
         #[cfg(feature = "cuda")]
-        self.indices.take();
+        self.indices.outdate();
         match &mut self.storage {
             Storage::Host(buffer) => &mut buffer.bytes_mut()[..len],
             Storage::Mapped(_) => panic!("Tensor: a mapped file is read-only"),
@@ -356,13 +356,9 @@ impl Tensor {
     pub(crate) fn kernel_ptr<T: Element>(&self, cuda: &std::sync::Arc<Cuda>) -> Result<*const T> {
         let address = match &self.storage {
             Storage::Cuda(buffer) if self.dtype == T::DTYPE => buffer.address(),
-            Storage::Host(_) if T::DTYPE == DType::U32 && self.dtype == DType::U32 => match self.indices.get() {
-                Some(copy) => copy.address(),
-                None => {
-                    let copy = cuda.upload(self, DType::U32)?;
-                    self.indices.get_or_init(|| copy).address()
-                }
-            },
+            Storage::Host(buffer) if T::DTYPE == DType::U32 && self.dtype == DType::U32 => {
+                self.indices.address(cuda, self, buffer.bytes().len())?
+            }
             _ => return Err(self.not_for_kernel::<T>(cuda)),
         };
         Ok(address as *const T)

@@ -45,7 +45,7 @@ impl Linear {
         x: &Tensor,
         projections: [(&Linear, &mut Tensor); N],
     ) -> Result<()> {
-        if !dev.is_cpu() {
+        if !dev.is_cpu() && projections.iter().any(|(linear, _)| linear.lora.is_some()) {
             return projections.into_iter().try_for_each(|(linear, y)| linear.forward(dev, y, x, Store::Replace));
         }
         let loras = projections.each_ref().map(|(linear, _)| linear.lora.as_deref());

@@ -1,7 +1,7 @@
 //! The inputs of a forward pass against a paged cache, in buffers that are used again.
 
 use super::{KvCache, Llama, Workspace};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Repeated, Tensor};
 use crate::error::Result;
 use crate::ops::attention::PagedBatch;
 
@@ -19,6 +19,7 @@ pub struct PagedStep {
     page_size: usize,
     tokens: usize,
     sequences: usize,
+    repeated: Repeated,
 }
 
 impl PagedStep {
@@ -35,6 +36,7 @@ impl PagedStep {
             page_size,
             tokens: 0,
             sequences: 0,
+            repeated: Repeated::default(),
         }
     }
 
@@ -80,14 +82,15 @@ impl PagedStep {
     }
 
     /// The forward pass; `ws.hidden` holds the normed hidden states of the new tokens afterwards.
-    pub fn forward(&self, dev: &Device, model: &Llama, cache: &mut KvCache, ws: &mut Workspace) -> Result<()> {
-        let batch = PagedBatch {
-            cu_seqlens: &self.cu_seqlens,
-            context_lens: &self.context_lens,
-            page_table: &self.page_table,
-            page_size: self.page_size,
-        };
-        model.forward_paged(dev, &self.ids, &self.positions, &self.slots, &batch, cache, ws)
+    pub fn forward(&mut self, dev: &Device, model: &Llama, cache: &mut KvCache, ws: &mut Workspace) -> Result<()> {
+        let PagedStep { ids, positions, slots, cu_seqlens, context_lens, page_table, repeated, .. } = self;
+        let batch = PagedBatch { cu_seqlens, context_lens, page_table, page_size: self.page_size };
+        let mut pass = || model.forward_paged(dev, ids, positions, slots, &batch, cache, ws);
+        if self.tokens > self.sequences {
+            return pass(); // Prompts are cut in many lengths, so such a pass seldom comes again.
+        }
+        let inputs: [&Tensor; 6] = [ids, positions, slots, cu_seqlens, context_lens, page_table];
+        dev.repeat(repeated, &inputs, pass)
     }
 
     /// Of each sequence: tokens that are new, and pairs of a new token with one that it sees.

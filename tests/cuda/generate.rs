@@ -9,18 +9,22 @@ use ratoon::ops::philox;
 use ratoon::ops::sample::{Draw, sample};
 use std::path::Path;
 
-pub fn tokens(dev: &Device, model: &Llama, requests: &[Request], options: &EngineOptions) -> Vec<Vec<u32>> {
+/// Hands `with` a model whose outputs only their lengths end.
+pub fn with_models<T>(target: &Llama, with: impl FnOnce(Models) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
     support::tiny_model_with_tokenizer(dir.path());
     let tokenizer = Tokenizer::load(dir.path()).unwrap();
     let generation = GenerationConfig { eos_token_ids: Vec::new(), ..GenerationConfig::default() };
+    with(Models { target, tokenizer: &tokenizer, generation: &generation, draft: None })
+}
+
+pub fn tokens(dev: &Device, model: &Llama, requests: &[Request], options: &EngineOptions) -> Vec<Vec<u32>> {
     let mut out = vec![Vec::new(); requests.len()];
     let mut sink = |i: usize, completion: ratoon::generate::Completion| {
         out[i] = completion.ids;
         Ok(())
     };
-    let models = Models { target: model, tokenizer: &tokenizer, generation: &generation, draft: None };
-    generate(dev, models, requests, options, &mut sink).unwrap();
+    with_models(model, |models| generate(dev, models, requests, options, &mut sink)).unwrap();
     out
 }
 

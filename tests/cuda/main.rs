@@ -12,6 +12,7 @@
 mod forward;
 mod generate;
 mod gpu_script;
+mod graphs;
 mod program;
 mod rounding;
 mod smollm;
@@ -21,8 +22,9 @@ mod train;
 
 use ratoon::device::{DType, Device, DeviceName, Tensor};
 use ratoon::model::{Llama, Trainable};
+use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::OnceLock;
 
 /// Seven shapes of Llama, see `tests/data/README.md`.
 const TINY: [&str; 7] = ["biases", "gqa", "linear_rope", "llama3_rope", "mha_tied", "mqa_head_dim", "odd_sizes"];
@@ -38,17 +40,29 @@ fn simt_library() -> PathBuf {
     library
 }
 
-/// The card. The stand-in is loaded before the driver is asked for; it answers to the driver's name.
+/// The stand-in, unless the tests run on a card. Once loaded it answers to the driver's name.
+fn simt() -> Option<&'static libloading::Library> {
+    static LIBRARY: OnceLock<Option<libloading::Library>> = OnceLock::new();
+    let load = || {
+        // SAFETY: the library runs nothing when it is loaded.
+        std::env::var_os("RATOON_TEST_DRIVER")
+            .is_none()
+            .then(|| unsafe { libloading::Library::new(simt_library()) }.unwrap())
+    };
+    LIBRARY.get_or_init(load).as_ref()
+}
+
+/// The card. The stand-in is loaded before the driver is asked for.
 fn card() -> Device {
-    static LOADED: Once = Once::new();
-    LOADED.call_once(|| {
-        if std::env::var_os("RATOON_TEST_DRIVER").is_none() {
-            // SAFETY: the library runs nothing when it is loaded.
-            let library = unsafe { libloading::Library::new(simt_library()) };
-            std::mem::forget(library.unwrap());
-        }
-    });
+    simt();
     Device::open(DeviceName::Cuda(0)).unwrap()
+}
+
+/// How often this thread called a function of the driver; `None` on a card.
+fn calls(name: &CStr) -> Option<u64> {
+    type Calls = unsafe extern "C" fn(*const c_char) -> u64;
+    // SAFETY: the function of `tests/simt/src/calls.rs`, with a C string.
+    simt().map(|library| unsafe { library.get::<Calls>(b"simt_calls").unwrap()(name.as_ptr()) })
 }
 
 /// The CPU's model with the weights that a card holds: rounded to BF16.

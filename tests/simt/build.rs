@@ -46,7 +46,9 @@ fn compile(root: &Path, sources: &[PathBuf], architecture: &str) {
     if env::var_os("RATOON_SIMT_ASAN").is_some() {
         build.flag("-fsanitize=address").flag("-g");
     }
-    let objects = build.files(sources).compile_intermediates();
+    let sizes = out.join(format!("sizes_{architecture}.cpp"));
+    fs::write(&sizes, parameter_sizes(&build, sources)).expect("cargo's folder");
+    let objects = build.files(sources).file(&sizes).compile_intermediates();
     let library = out.join(format!("kernels_{architecture}.so"));
     let mut link = Command::new(build.get_compiler().path());
     link.arg("-shared").arg("-o").arg(&library).args(&objects);
@@ -55,4 +57,22 @@ fn compile(root: &Path, sources: &[PathBuf], architecture: &str) {
     }
     let status = link.status().expect("the C++ compiler that made the objects");
     assert!(status.success(), "linking {} failed", library.display());
+}
+
+/// C++ that holds the size of each kernel's parameter struct: a captured launch is a copy of it.
+fn parameter_sizes(build: &cc::Build, sources: &[PathBuf]) -> String {
+    let mut text = "#include \"abi.h\"\n#include \"faults.h\"\n#include \"sm90.h\"\n".to_string();
+    let visible = "__attribute__((visibility(\"default\"))) uint64_t";
+    for source in sources.iter().filter(|source| source.extension().is_some_and(|e| e == "cu")) {
+        let expanded = String::from_utf8(build.clone().file(source).expand()).expect("kernels are ASCII");
+        // `void NAME(const TYPE & p)`, whatever macros made it.
+        let words: Vec<&str> = expanded.split_whitespace().collect();
+        for window in words.windows(4).filter(|w| w[0] == "void" && w[2].ends_with("_params") && w[3].starts_with('&'))
+        {
+            if let Some((name, "const")) = window[1].split_once('(') {
+                text += &format!("extern \"C\" {{ {visible} simt_bytes_{name} = sizeof({}); }}\n", window[2]);
+            }
+        }
+    }
+    text
 }

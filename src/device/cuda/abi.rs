@@ -29,7 +29,7 @@ pub const RMSNORM_CHUNK: u32 = 16;
 pub const COLUMN_SUMS_CHUNK: u32 = 64;
 pub const OPTIMIZER_CHUNK: u32 = 16384;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct bf16 {
     pub bits: u16,
 }
@@ -41,7 +41,7 @@ const _: () = {
 };
 #[repr(C)]
 #[repr(align(128))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct tensor_map {
     pub words: [u64; 16usize],
 }
@@ -52,7 +52,7 @@ const _: () = {
     ["Offset of field: tensor_map::words"][::core::mem::offset_of!(tensor_map, words) - 0usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct embedding_params {
     pub y: *mut bf16,
     pub table: *const bf16,
@@ -69,7 +69,7 @@ const _: () = {
     ["Offset of field: embedding_params::hidden"][::core::mem::offset_of!(embedding_params, hidden) - 24usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct rmsnorm_params {
     pub y: *mut bf16,
     pub x: *const bf16,
@@ -88,7 +88,7 @@ const _: () = {
     ["Offset of field: rmsnorm_params::eps"][::core::mem::offset_of!(rmsnorm_params, eps) - 28usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct matmul_params {
     pub y: *mut ::core::ffi::c_void,
     pub a: *const bf16,
@@ -114,7 +114,7 @@ const _: () = {
 };
 #[repr(C)]
 #[repr(align(128))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct matmul_sm90_params {
     pub a: tensor_map,
     pub b: tensor_map,
@@ -130,7 +130,7 @@ const _: () = {
 };
 #[repr(C)]
 #[repr(align(128))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct matmul_sm90_rows_params {
     pub a: tensor_map,
     pub b: [tensor_map; 3usize],
@@ -152,7 +152,7 @@ const _: () = {
         [::core::mem::offset_of!(matmul_sm90_rows_params, rows) - 660usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct rope_params {
     pub x: *mut bf16,
     pub positions: *const u32,
@@ -173,7 +173,7 @@ const _: () = {
     ["Offset of field: rope_params::direction"][::core::mem::offset_of!(rope_params, direction) - 32usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct kv_store_params {
     pub k_pages: *mut bf16,
     pub v_pages: *mut bf16,
@@ -194,7 +194,7 @@ const _: () = {
     ["Offset of field: kv_store_params::width"][::core::mem::offset_of!(kv_store_params, width) - 40usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct swiglu_params {
     pub y: *mut bf16,
     pub gate: *const bf16,
@@ -211,7 +211,7 @@ const _: () = {
     ["Offset of field: swiglu_params::n"][::core::mem::offset_of!(swiglu_params, n) - 24usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct swiglu_backward_params {
     pub d_gate: *mut bf16,
     pub d_up: *mut bf16,
@@ -233,7 +233,7 @@ const _: () = {
     ["Offset of field: swiglu_backward_params::n"][::core::mem::offset_of!(swiglu_backward_params, n) - 40usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct cast_params {
     pub y: *mut ::core::ffi::c_void,
     pub x: *const ::core::ffi::c_void,
@@ -248,7 +248,7 @@ const _: () = {
     ["Offset of field: cast_params::n"][::core::mem::offset_of!(cast_params, n) - 16usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct cosine_params {
     pub out: *mut f32,
     pub a: *const bf16,
@@ -265,7 +265,7 @@ const _: () = {
     ["Offset of field: cosine_params::hidden"][::core::mem::offset_of!(cosine_params, hidden) - 24usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct attention_params {
     pub y: *mut bf16,
     pub lse: *mut f32,
@@ -308,7 +308,7 @@ const _: () = {
 };
 #[repr(C)]
 #[repr(align(128))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct attention_sm90_params {
     pub q: tensor_map,
     pub k: tensor_map,
@@ -326,7 +326,7 @@ const _: () = {
         [::core::mem::offset_of!(attention_sm90_params, attention) - 384usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct log_probs_params {
     pub out: *mut f32,
     pub logits: *const f32,
@@ -343,7 +343,7 @@ const _: () = {
     ["Offset of field: log_probs_params::vocab"][::core::mem::offset_of!(log_probs_params, vocab) - 24usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct cross_entropy_params {
     pub losses: *mut f32,
     pub d_logits: *mut bf16,
@@ -366,7 +366,7 @@ const _: () = {
     ["Offset of field: cross_entropy_params::scale"][::core::mem::offset_of!(cross_entropy_params, scale) - 36usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct sample_draw {
     pub seed: u64,
     pub request: u64,
@@ -387,7 +387,7 @@ const _: () = {
     ["Offset of field: sample_draw::position"][::core::mem::offset_of!(sample_draw, position) - 28usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct sample_params {
     pub ids: *mut u32,
     pub log_probs: *mut f32,
@@ -406,7 +406,7 @@ const _: () = {
     ["Offset of field: sample_params::vocab"][::core::mem::offset_of!(sample_params, vocab) - 32usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct rmsnorm_backward_params {
     pub dx: *mut bf16,
     pub partial: *mut f32,
@@ -436,7 +436,7 @@ const _: () = {
     ["Offset of field: rmsnorm_backward_params::eps"][::core::mem::offset_of!(rmsnorm_backward_params, eps) - 52usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct column_sums_params {
     pub partial: *mut f32,
     pub x: *const bf16,
@@ -453,7 +453,7 @@ const _: () = {
     ["Offset of field: column_sums_params::width"][::core::mem::offset_of!(column_sums_params, width) - 20usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct add_rows_params {
     pub y: *mut f32,
     pub partial: *const f32,
@@ -470,7 +470,7 @@ const _: () = {
     ["Offset of field: add_rows_params::width"][::core::mem::offset_of!(add_rows_params, width) - 20usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct embedding_backward_params {
     pub d_table: *mut f32,
     pub dy: *const bf16,
@@ -493,7 +493,7 @@ const _: () = {
         [::core::mem::offset_of!(embedding_backward_params, hidden) - 28usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct dropout_params {
     pub y: *mut bf16,
     pub x: *const bf16,
@@ -514,7 +514,7 @@ const _: () = {
     ["Offset of field: dropout_params::probability"][::core::mem::offset_of!(dropout_params, probability) - 40usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct optimizer_tensor {
     pub master: *mut f32,
     pub p: *mut bf16,
@@ -540,7 +540,7 @@ const _: () = {
     ["Offset of field: optimizer_tensor::decayed"][::core::mem::offset_of!(optimizer_tensor, decayed) - 52usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct grad_norm_params {
     pub norm: *mut f64,
     pub partial: *mut f64,
@@ -559,7 +559,7 @@ const _: () = {
     ["Offset of field: grad_norm_params::n_partials"][::core::mem::offset_of!(grad_norm_params, n_partials) - 28usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct adamw_params {
     pub tensors: *const optimizer_tensor,
     pub seed: u64,
@@ -592,7 +592,7 @@ const _: () = {
     ["Offset of field: adamw_params::eps"][::core::mem::offset_of!(adamw_params, eps) - 52usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct attention_backward_params {
     pub dq: *mut bf16,
     pub dk: *mut bf16,
@@ -644,7 +644,7 @@ const _: () = {
 };
 #[repr(C)]
 #[repr(align(128))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct attention_backward_sm90_params {
     pub q: tensor_map,
     pub dy: tensor_map,
@@ -669,7 +669,7 @@ const _: () = {
         [::core::mem::offset_of!(attention_backward_sm90_params, attention) - 512usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct divergence_params {
     pub kl: *mut f32,
     pub agree: *mut f32,
@@ -688,7 +688,7 @@ const _: () = {
     ["Offset of field: divergence_params::vocab"][::core::mem::offset_of!(divergence_params, vocab) - 32usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct scale_params {
     pub y: *mut bf16,
     pub x: *const bf16,

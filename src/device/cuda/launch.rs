@@ -1,6 +1,6 @@
 //! Kernels by name, their parameters by value.
 
-use super::Cuda;
+use super::{Cuda, graph};
 use crate::device::DType;
 use crate::error::Result;
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 const SHARED_DEFAULT: u32 = 48 << 10;
 
 /// How many blocks of how many threads, and bytes of shared memory of each.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Grid {
     /// Blocks in x, y and z.
     pub blocks: [usize; 3],
@@ -68,10 +68,21 @@ impl Cuda {
     ///
     /// [`Tensor::kernel_ptr`]: crate::device::Tensor::kernel_ptr
     /// [`Tensor::kernel_mut`]: crate::device::Tensor::kernel_mut
-    pub fn launch<P: DeviceRepr>(&self, kernel: &'static str, grid: Grid, params: &P) -> Result<()> {
+    pub fn launch<P>(&self, kernel: &'static str, grid: Grid, params: &P) -> Result<()>
+    where
+        P: DeviceRepr + Copy + PartialEq + 'static,
+    {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
+        match graph::noting(|notes| notes.launch(kernel, grid, params)) {
+            Some(()) => Ok(()),
+            None => self.launch_now(kernel, grid, params),
+        }
+    }
+
+    /// [`Cuda::launch`], also in a step that is walked through.
+    pub(super) fn launch_now<P: DeviceRepr>(&self, kernel: &'static str, grid: Grid, params: &P) -> Result<()> {
         self.bind()?;
         let function = self.function(kernel)?;
         let refused = |e| self.error(&format!("launch {kernel}"), e);

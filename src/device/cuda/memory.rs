@@ -1,12 +1,12 @@
-//! Device memory: within a budget, and given back to be used again by the next buffer of the same size.
+//! Device memory: within a budget, and given back to be used again by the next buffer of about its size.
 //!
-//! Allocating and freeing stop the card, so neither happens in a steady state: the buffers of a step have the sizes of the step
-//! before. Each buffer is an allocation of its own, so that a checker sees an access past its end.
+//! Allocating and freeing stop the card, so neither happens in a steady state: once steps of about a size were there, others find
+//! their buffers. Each is an allocation of its own, so that a checker sees an access past its end.
 
-use super::Cuda;
+use super::{Cuda, graph};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the driver and the kernels' own needs keep of the free memory.
@@ -23,8 +23,38 @@ struct State {
     /// Bytes of buffers that are alive.
     used: u64,
     peak: u64,
-    /// Buffers given back, by their size.
-    free: HashMap<usize, Vec<sys::CUdeviceptr>>,
+    /// Buffers given back.
+    free: Pool,
+}
+
+/// Memory that no buffer holds, by its size.
+#[derive(Default)]
+pub(super) struct Pool(BTreeMap<usize, Vec<sys::CUdeviceptr>>);
+
+impl Pool {
+    /// The smallest memory that holds `bytes` bytes, with its size; none that would be more than four times too large.
+    pub(super) fn take(&mut self, bytes: usize) -> Option<(sys::CUdeviceptr, usize)> {
+        let (&size, list) = self.0.range_mut(bytes..=4 * bytes).next()?;
+        let address = list.pop()?;
+        if list.is_empty() {
+            self.0.remove(&size);
+        }
+        Some((address, size))
+    }
+
+    /// Adds memory that nobody holds any more.
+    pub(super) fn give(&mut self, address: sys::CUdeviceptr, bytes: usize) {
+        self.0.entry(bytes).or_default().push(address);
+    }
+
+    /// Brings memory of one size into an order that does not tell who had it last.
+    pub(super) fn sort(&mut self) {
+        self.0.values_mut().for_each(|list| list.sort_unstable());
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|(bytes, list)| (bytes * list.len()) as u64).sum()
+    }
 }
 
 impl Memory {
@@ -63,10 +93,11 @@ impl Buffer {
 
     /// Sets every byte to zero.
     pub fn zero(&self, bytes: usize) -> Result<()> {
-        self.cuda.bind()?;
-        // SAFETY: `bytes` is at most the buffer's size; the stream orders the fill behind earlier uses.
-        unsafe { result::memset_d8_async(self.address, 0, bytes.min(self.bytes), self.cuda.stream.cu_stream()) }
-            .map_err(|e| self.cuda.error("fill memory", e))
+        let (address, bytes) = (self.address, bytes.min(self.bytes));
+        match graph::noting(|notes| notes.zero(address, bytes)) {
+            Some(()) => Ok(()),
+            None => self.cuda.zero_now(address, bytes),
+        }
     }
 
     /// Copies the first `bytes` bytes of a buffer on the same card to `offset` in this one.
@@ -75,6 +106,7 @@ impl Buffer {
             let expected = format!("at most {} bytes", from.bytes.min(self.bytes.saturating_sub(offset)));
             return Err(Error::shape("copy", "bytes", expected, bytes.to_string()));
         }
+        self.cuda.check_no_walk("copy")?;
         self.cuda.bind()?;
         let to = self.address + offset as u64;
         // SAFETY: inside both buffers; the stream orders the copy.
@@ -85,33 +117,78 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut state = self.cuda.memory.state();
-        state.used -= self.bytes as u64;
-        state.free.entry(self.bytes).or_default().push(self.address);
+        let kept = graph::noting(|notes| {
+            let at = notes.held.iter().rposition(|&held| held == self.address)?;
+            notes.held.swap_remove(at);
+            notes.free.give(self.address, self.bytes);
+            Some(())
+        });
+        if kept.flatten().is_none() {
+            let mut state = self.cuda.memory.state();
+            state.used -= self.bytes as u64;
+            state.free.give(self.address, self.bytes);
+        }
     }
 }
 
 impl Cuda {
     /// Bytes with whatever an earlier use left in them. [`Error::Budget`] when the budget or the card has no room.
+    ///
+    /// In a step that is walked through, memory that only its like use, so that graphs find it again: in sizes of powers of two,
+    /// which few steps outgrow.
     pub fn allocate(self: &Arc<Cuda>, bytes: usize) -> Result<Buffer> {
         // Sixteen-byte loads of a last row may not leave the buffer.
         let bytes = bytes.max(1).next_multiple_of(16);
-        self.bind()?;
-        let mut state = self.memory.state();
-        let reused = state.free.get_mut(&bytes).and_then(Vec::pop);
-        let address = match reused {
-            Some(address) => address,
-            None => self.allocate_new(&mut state, bytes)?,
+        let own = graph::noting(|notes| notes.free.take(bytes));
+        let (address, bytes) = match own {
+            Some(Some(found)) => found,
+            Some(None) => self.take(bytes.next_power_of_two())?,
+            None => self.take(bytes)?,
         };
-        state.used += bytes as u64;
-        state.peak = state.peak.max(state.used);
-        drop(state);
+        graph::noting(|notes| notes.held.push(address));
         Ok(Buffer { cuda: self.clone(), address, bytes })
     }
 
+    /// Memory of `bytes` bytes or somewhat more, and its size.
+    fn take(&self, bytes: usize) -> Result<(sys::CUdeviceptr, usize)> {
+        self.bind()?;
+        let mut state = self.memory.state();
+        let (address, bytes) = match state.free.take(bytes) {
+            Some(found) => found,
+            None => (self.allocate_new(&mut state, bytes)?, bytes),
+        };
+        state.used += bytes as u64;
+        state.peak = state.peak.max(state.used);
+        Ok((address, bytes))
+    }
+
+    /// Takes back memory that graphs had to themselves.
+    pub(super) fn give_back(&self, pool: Pool) {
+        let mut state = self.memory.state();
+        state.used -= pool.bytes();
+        for (bytes, list) in pool.0 {
+            state.free.0.entry(bytes).or_default().extend(list);
+        }
+    }
+
+    /// Sets bytes of a buffer to zero.
+    pub(super) fn zero_now(&self, address: sys::CUdeviceptr, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: inside a buffer; the stream orders the fill behind earlier uses.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.error("fill memory", e))
+    }
+
+    /// Errors in a step that is walked through: what it launches has not run, so data may not move yet.
+    pub(super) fn check_no_walk(&self, action: &'static str) -> Result<()> {
+        match graph::noting(|_| ()) {
+            None => Ok(()),
+            Some(()) => Err(Error::shape(action, "step", "none that is repeated as a graph", "one")),
+        }
+    }
+
     fn allocate_new(&self, state: &mut State, bytes: usize) -> Result<sys::CUdeviceptr> {
-        let idle: u64 = state.free.iter().map(|(bytes, list)| (bytes * list.len()) as u64).sum();
-        if state.used + idle + bytes as u64 > self.memory.budget {
+        if state.used + state.free.bytes() + bytes as u64 > self.memory.budget {
             self.release(state)?;
         }
         if state.used + bytes as u64 > self.memory.budget {
@@ -128,7 +205,7 @@ impl Cuda {
 
     /// Gives buffers that nobody uses back to the driver.
     fn release(&self, state: &mut State) -> Result<()> {
-        for address in std::mem::take(&mut state.free).into_values().flatten() {
+        for address in std::mem::take(&mut state.free.0).into_values().flatten() {
             // SAFETY: allocated by `malloc_sync` and held by no buffer; the driver waits for kernels that still use it.
             unsafe { result::free_sync(address) }.map_err(|e| self.error("free memory", e))?;
         }

@@ -5,7 +5,9 @@
 //! | `open.rs` | which cards there are, and what can be wrong with them |
 //! | `memory.rs` | device memory: within a budget, given back to be used again |
 //! | `upload.rs` | host to device through pinned buffers, device to host |
+//! | `indices.rs` | the card's copy of ids, positions and offsets |
 //! | `launch.rs` | kernels by name, their parameters by value |
+//! | `graph.rs` | launches that steps repeat, as one graph |
 //! | `tensor_map.rs` | tensors as the copy engine of compute capability 9.0 sees them |
 //! | `timing.rs` | seconds of operations, by events |
 //! | `abi.rs` | parameter structs, generated from `kernels/abi.h` |
@@ -16,6 +18,8 @@
 // All of the header is bound, also what only the kernels use.
 #[allow(dead_code)]
 pub(crate) mod abi;
+mod graph;
+mod indices;
 mod launch;
 mod memory;
 mod open;
@@ -23,6 +27,8 @@ mod tensor_map;
 mod timing;
 mod upload;
 
+pub(crate) use graph::Graphs;
+pub(crate) use indices::Indices;
 pub(crate) use launch::{Element, Grid};
 pub(crate) use memory::Buffer;
 pub use open::{Card, cards};

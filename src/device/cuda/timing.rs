@@ -29,9 +29,14 @@ impl Cuda {
         self.timing.on.store(true, Relaxed);
     }
 
+    /// Whether it measures.
+    pub fn profiles(&self) -> bool {
+        self.timing.on.load(Relaxed)
+    }
+
     /// Starts an operation's time; `None` unless profiling (or where the driver refuses an event: then time is not booked).
     pub fn interval(&self, op: Op) -> Option<Interval<'_>> {
-        if !self.timing.on.load(Relaxed) {
+        if !self.profiles() {
             return None;
         }
         Some(Interval { cuda: self, op, start: Some(self.event()?) })

@@ -28,13 +28,6 @@ pub(super) struct Ring {
 }
 
 impl Cuda {
-    /// A copy on the card, converted to `dtype` (a float type, or the tensor's own).
-    pub fn upload(self: &Arc<Cuda>, from: &Tensor, dtype: DType) -> Result<Buffer> {
-        let buffer = self.allocate(from.elements() * dtype.size())?;
-        self.write(&buffer, from, dtype)?;
-        Ok(buffer)
-    }
-
     /// Fills the start of a buffer with a host tensor's elements as `dtype`.
     pub fn write(&self, to: &Buffer, from: &Tensor, dtype: DType) -> Result<()> {
         if from.elements() * dtype.size() > to.bytes() {
@@ -86,6 +79,7 @@ impl Cuda {
     }
 
     fn send(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.check_no_walk("upload")?;
         // SAFETY: the destination was checked; the driver has staged ordinary memory when it returns, and a pinned buffer is
         // not written again before its event.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }
@@ -98,6 +92,7 @@ impl Cuda {
             let found = format!("{} bytes", from.bytes());
             return Err(Error::shape("download", "from", format!("{} bytes", to.len()), found));
         }
+        self.check_no_walk("download")?;
         self.bind()?;
         // SAFETY: inside the buffer; the stream is waited for before `to` is used.
         unsafe { result::memcpy_dtoh_async(to, from.address(), self.stream.cu_stream()) }

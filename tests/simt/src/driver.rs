@@ -2,8 +2,9 @@
 //! before a call returns, so streams and events have nothing to wait for.
 
 use crate::block::Launch;
+use crate::graph::{self, Started};
 use crate::kernels::{Index, Kernel, Kernels};
-use crate::{launch, setting};
+use crate::{calls, launch, setting};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -226,6 +227,7 @@ pub extern "C" fn cuLaunchKernel(
     parameters: *mut *mut c_void,
     _extra: *mut *mut c_void,
 ) -> Status {
+    calls::count("cuLaunchKernel");
     // SAFETY: a function that `cuModuleGetFunction` gave.
     let function = unsafe { &*function.cast::<Function>() };
     let fail = |status: Status, what: String| {
@@ -242,19 +244,37 @@ pub extern "C" fn cuLaunchKernel(
     if !(grid_x as usize).is_multiple_of(function.cluster) {
         return fail(INVALID_VALUE, format!("{grid_x} blocks in clusters of {}", function.cluster));
     }
-    let launch = Launch {
+    let started = Started {
         kernel: function.kernel,
-        // SAFETY: every kernel has one parameter, so there is one pointer.
-        parameters: unsafe { *parameters },
-        grid: Index { x: grid_x, y: grid_y, z: grid_z },
-        block: Index { x: block_x, y: block_y, z: block_z },
+        name: function.name.clone(),
+        grid: [grid_x, grid_y, grid_z],
+        block: [block_x, block_y, block_z],
         cluster: function.cluster,
-        shared_bytes: shared_bytes as usize,
+        shared_bytes,
+    };
+    // SAFETY: every kernel has one parameter, so there is one pointer.
+    let parameters = unsafe { *parameters };
+    if graph::note_launch(&started, parameters) { SUCCESS } else { run(&started, parameters) }
+}
+
+/// Runs a kernel to its end.
+pub(crate) fn run(started: &Started, parameters: *const c_void) -> Status {
+    let index = |[x, y, z]: [c_uint; 3]| Index { x, y, z };
+    let launch = Launch {
+        kernel: started.kernel,
+        parameters,
+        grid: index(started.grid),
+        block: index(started.block),
+        cluster: started.cluster,
+        shared_bytes: started.shared_bytes as usize,
         seed: next_seed(),
     };
     match launch::run(&launch) {
         Ok(()) => SUCCESS,
-        Err(what) => fail(LAUNCH_FAILED, what),
+        Err(what) => {
+            eprintln!("simt: {}: {what}", started.name);
+            LAUNCH_FAILED
+        }
     }
 }
 
@@ -276,7 +296,7 @@ pub extern "C" fn cuStreamDestroy_v2(_stream: *mut c_void) -> Status {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamSynchronize(_stream: *mut c_void) -> Status {
-    SUCCESS
+    graph::refused("a wait for the stream")
 }
 
 #[unsafe(no_mangle)]
@@ -329,6 +349,8 @@ pub extern "C" fn cuGetErrorName(status: Status, name: *mut *const c_char) -> St
         OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
         NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
         LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+        900 => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        901 => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
         _ => c"CUDA_ERROR_UNKNOWN",
     };
     give!(name, text.as_ptr())

@@ -2,6 +2,7 @@
 
 use crate::driver::{INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, Status, give};
 use crate::memory::{MEMORY, Memory};
+use crate::{calls, graph};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::{c_uchar, c_uint, c_void};
@@ -17,6 +18,11 @@ fn host_layout(bytes: usize) -> Layout {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Status {
+    calls::count("cuMemAlloc_v2");
+    let refused = graph::refused("an allocation");
+    if refused != SUCCESS {
+        return refused;
+    }
     if bytes == 0 {
         return INVALID_VALUE;
     }
@@ -33,6 +39,11 @@ pub extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: *mut
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(address: u64) -> Status {
+    calls::count("cuMemFree_v2");
+    let refused = graph::refused("giving memory back");
+    if refused != SUCCESS {
+        return refused;
+    }
     if address == 0 || MEMORY.free(address as usize) { SUCCESS } else { INVALID_VALUE }
 }
 
@@ -79,6 +90,10 @@ fn held(what: &str, ranges: &[(u64, usize)]) -> bool {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> Status {
+    let refused = graph::refused("a copy");
+    if refused != SUCCESS {
+        return refused;
+    }
     if !held("copy to the device", &[(to, bytes)]) {
         return INVALID_VALUE;
     }
@@ -94,6 +109,10 @@ pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usiz
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> Status {
+    let refused = graph::refused("a copy");
+    if refused != SUCCESS {
+        return refused;
+    }
     if !held("copy from the device", &[(from, bytes)]) {
         return INVALID_VALUE;
     }
@@ -109,6 +128,10 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize,
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> Status {
+    let refused = graph::refused("a copy");
+    if refused != SUCCESS {
+        return refused;
+    }
     if !held("copy on the device", &[(to, bytes), (from, bytes)]) {
         return INVALID_VALUE;
     }
@@ -124,15 +147,20 @@ pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, _stream
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD8_v2(to: u64, value: c_uchar, bytes: usize) -> Status {
+    if graph::note_fill(to, value, bytes) { SUCCESS } else { fill(to, value, bytes) }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemsetD8Async(to: u64, value: c_uchar, bytes: usize, _stream: *mut c_void) -> Status {
+    cuMemsetD8_v2(to, value, bytes)
+}
+
+/// Sets bytes of a buffer.
+pub(crate) fn fill(to: u64, value: u8, bytes: usize) -> Status {
     if !held("fill", &[(to, bytes)]) {
         return INVALID_VALUE;
     }
     // SAFETY: the range was checked.
     unsafe { ptr::write_bytes(to as *mut u8, value, bytes) };
     SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8Async(to: u64, value: c_uchar, bytes: usize, _stream: *mut c_void) -> Status {
-    cuMemsetD8_v2(to, value, bytes)
 }

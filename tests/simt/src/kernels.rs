@@ -165,6 +165,13 @@ impl Kernels {
         unsafe { self.library.get::<unsafe extern "C" fn() -> u32>(&beside[..]).map_or(1, |blocks| blocks() as usize) }
     }
 
+    /// Bytes of the struct that the kernel of that name takes.
+    pub fn parameter_bytes(&self, name: &str) -> usize {
+        let table = format!("simt_bytes_{name}");
+        // SAFETY: `build.rs` makes such a constant for every kernel.
+        unsafe { **self.library.get::<*const u64>(table.as_bytes()).unwrap_or_else(|e| panic!("simt: {e}")) as usize }
+    }
+
     /// Where this OS thread keeps the address of the CUDA thread that it runs.
     pub fn slot(&self) -> *mut *mut Lane {
         // SAFETY: takes the address of a thread-local variable.

@@ -10,6 +10,8 @@
 //! |-|-|
 //! | `driver.rs` | `cu*` functions: device, context, modules, streams, events |
 //! | `driver_memory.rs` | `cu*` functions: allocation, copies, fills |
+//! | `graph.rs` | `cu*` functions: stream capture, graphs |
+//! | `calls.rs` | how often they were called |
 //! | `memory.rs` | device buffers between guards |
 //! | `launch.rs` | a grid over the host's cores |
 //! | `cluster.rs` | the blocks that run at the same time |
@@ -26,9 +28,11 @@
 //! | `RATOON_SIMT_MEMORY` | device memory in MiB; 4096 |
 
 mod block;
+mod calls;
 mod cluster;
 mod driver;
 mod driver_memory;
+mod graph;
 mod kernels;
 mod launch;
 mod mbarrier;

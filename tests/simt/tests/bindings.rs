@@ -23,6 +23,7 @@ fn generate(header: &str) -> String {
         .allowlist_type(".*_params|bf16")
         .use_core()
         .layout_tests(true)
+        .derive_partialeq(true)
         .disable_header_comment()
         .generate_comments(false)
         .formatter(bindgen::Formatter::Rustfmt)
