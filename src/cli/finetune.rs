@@ -125,7 +125,8 @@ pub struct Args {
     /// Steps between log lines.
     #[arg(long, default_value_t = 1)]
     logging_steps: u64,
-    /// Inputs of matrix products and attention: bf16 (sums, weights, gradients and optimiser in f32), or f32 throughout.
+    /// Inputs of matrix products and attention: bf16 (sums, weights, gradients and optimiser in f32; what projections give
+    /// to attention and to the gate is kept in bf16), or f32 throughout.
     #[arg(long, value_enum, default_value_t = Precision::Bf16)]
     compute: Precision,
     /// What the backward pass computes again [default: none if memory allows].

@@ -1,8 +1,9 @@
 //! What a training pass keeps of the forward pass, and its scratch buffers: planned once, for the largest micro-batch.
 
 use super::{Config, Llama};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{Compute, DType, Device, Tensor};
 use crate::error::Result;
+use crate::ops::copy::copy;
 use serde::{Deserialize, Serialize};
 
 /// What the backward pass computes again instead of having kept it. Both give the same bits.
@@ -15,7 +16,7 @@ pub enum Recompute {
     None,
 }
 
-/// Kept of one block: `[tokens, features]` of the device's activation type, `lse` F32.
+/// Kept of one block: `[tokens, features]`, `lse` F32, `middle` of the device's activation type, the others of [`operand`] type.
 pub(super) struct Kept {
     /// Queries and keys after rotation, values.
     pub q: Tensor,
@@ -39,13 +40,17 @@ pub struct Activations {
     pub(super) inputs: Vec<Tensor>,
     /// One for each of those blocks, or a single one that is computed again.
     pub(super) kept: Vec<Kept>,
+    /// What attention works on where what is kept is rounded.
+    pub(super) wide: Option<Wide>,
     /// Residual stream.
     pub(super) x: Tensor,
-    /// Input of the projections of attention; after the forward pass, the final hidden states.
+    /// Final hidden states.
+    pub(super) hidden: Tensor,
+    /// Input of the projections of attention, of [`operand`] type.
     pub(super) normed: Tensor,
-    /// Input of gate and up.
+    /// Input of gate and up, of [`operand`] type.
     pub(super) post_normed: Tensor,
-    /// Input of down.
+    /// Input of down, of [`operand`] type.
     pub(super) activated: Tensor,
     /// Loss of each token.
     pub(super) losses: Tensor,
@@ -57,15 +62,53 @@ pub struct Activations {
     pub(super) dq: Tensor,
     pub(super) dk: Tensor,
     pub(super) dv: Tensor,
+    /// And, in the forward pass, `gate` and `up` before they are rounded.
     pub(super) d_activated: Tensor,
+    /// Of [`operand`] type, as `d_up`.
     pub(super) d_gate: Tensor,
     pub(super) d_up: Tensor,
 }
 
-/// Features of one token in [`Kept`], but for its F32 `lse`.
-fn kept_features(config: &Config) -> usize {
-    let heads = config.heads;
-    2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim + config.hidden_size + 2 * config.intermediate_size
+/// What attention reads and writes, of the device's activation type.
+pub(super) struct Wide {
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+    pub attended: Tensor,
+}
+
+impl Kept {
+    /// What attention works on: `wide`, or where there is none what is kept.
+    pub(super) fn of_attention<'a>(&'a mut self, wide: &'a mut Option<Wide>) -> ([&'a mut Tensor; 4], &'a mut Tensor) {
+        let tensors = match wide {
+            Some(Wide { q, k, v, attended }) => [q, k, v, attended],
+            None => [&mut self.q, &mut self.k, &mut self.v, &mut self.attended],
+        };
+        (tensors, &mut self.lse)
+    }
+
+    /// Rounds queries, keys and values from `wide`, which then holds the rounded ones.
+    pub(super) fn round_inputs(&mut self, dev: &Device, wide: &mut Option<Wide>) -> Result<()> {
+        let Some(Wide { q, k, v, .. }) = wide else { return Ok(()) };
+        for (kept, wide) in [(&mut self.q, q), (&mut self.k, k), (&mut self.v, v)] {
+            copy(dev, kept, wide)?;
+            copy(dev, wide, kept)?;
+        }
+        Ok(())
+    }
+
+    /// Brings back into `wide` what the backward pass of attention reads.
+    pub(super) fn widen(&self, dev: &Device, wide: &mut Option<Wide>) -> Result<()> {
+        let Some(Wide { q, k, v, attended }) = wide else { return Ok(()) };
+        let kept = [&self.q, &self.k, &self.v, &self.attended];
+        [q, k, v, attended].into_iter().zip(kept).try_for_each(|(wide, kept)| copy(dev, wide, kept))
+    }
+}
+
+/// Element type of what products read and of what they would be given: BF16 where products round to it anyway. The inputs of
+/// projections lose nothing by it; queries, keys, values, `gate` and `up` are rounded once, as they are in a BF16 model.
+fn operand(dev: &Device) -> DType {
+    if dev.compute() == Compute::Bf16 { DType::BF16 } else { dev.activation() }
 }
 
 impl Activations {
@@ -83,20 +126,25 @@ impl Activations {
         let buffer = |features: usize| dev.zeros(&[tokens, features], dev.activation());
         let hidden = || buffer(config.hidden_size);
         let wide = || buffer(config.intermediate_size);
-        let queries = || buffer(heads.n_heads * heads.head_dim);
-        let keys = || buffer(heads.n_kv_heads * heads.head_dim);
+        let dtype = operand(dev);
+        let operand = |features: usize| dev.zeros(&[tokens, features], dtype);
+        let (query_features, key_features) = (heads.n_heads * heads.head_dim, heads.n_kv_heads * heads.head_dim);
+        let queries = || buffer(query_features);
+        let keys = || buffer(key_features);
+        let rounds = dtype != dev.activation();
+        let wide_attention = || Ok(Wide { q: queries()?, k: keys()?, v: keys()?, attended: queries()? });
         let trained = model.blocks.len().saturating_sub(lowest_block);
         let sets = if recompute == Recompute::None { trained.max(1) } else { 1 };
         let kept = || {
             Ok(Kept {
-                q: queries()?,
-                k: keys()?,
-                v: keys()?,
-                attended: queries()?,
+                q: operand(query_features)?,
+                k: operand(key_features)?,
+                v: operand(key_features)?,
+                attended: operand(query_features)?,
                 lse: dev.zeros(&[tokens, heads.n_heads], DType::F32)?,
                 middle: hidden()?,
-                gate: wide()?,
-                up: wide()?,
+                gate: operand(config.intermediate_size)?,
+                up: operand(config.intermediate_size)?,
             })
         };
         Ok(Activations {
@@ -104,10 +152,12 @@ impl Activations {
             lowest_block,
             inputs: (0..trained).map(|_| hidden()).collect::<Result<_>>()?,
             kept: (0..sets).map(|_| kept()).collect::<Result<_>>()?,
+            wide: rounds.then(wide_attention).transpose()?,
             x: hidden()?,
-            normed: hidden()?,
-            post_normed: hidden()?,
-            activated: wide()?,
+            hidden: hidden()?,
+            normed: operand(config.hidden_size)?,
+            post_normed: operand(config.hidden_size)?,
+            activated: operand(config.intermediate_size)?,
             losses: dev.zeros(&[tokens], DType::F32)?,
             dx: hidden()?,
             d_normed: hidden()?,
@@ -116,8 +166,8 @@ impl Activations {
             dk: keys()?,
             dv: keys()?,
             d_activated: wide()?,
-            d_gate: wide()?,
-            d_up: wide()?,
+            d_gate: operand(config.intermediate_size)?,
+            d_up: operand(config.intermediate_size)?,
         })
     }
 
@@ -125,12 +175,14 @@ impl Activations {
     pub fn plan_bytes(dev: &Device, config: &Config, tokens: usize, recompute: Recompute, trained: usize) -> u64 {
         let heads = config.heads;
         let sets = if recompute == Recompute::None { trained.max(1) } else { 1 };
-        let scratch = 5 * config.hidden_size
-            + 4 * config.intermediate_size
-            + 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim;
-        let features = trained * config.hidden_size + sets * kept_features(config) + scratch;
+        let attention = 2 * (heads.n_heads + heads.n_kv_heads) * heads.head_dim;
+        let wide = if operand(dev) == dev.activation() { 0 } else { attention };
+        let scratch = 4 * config.hidden_size + config.intermediate_size + attention + wide;
+        let features = (trained + sets) * config.hidden_size + scratch;
+        let operands =
+            2 * config.hidden_size + 3 * config.intermediate_size + sets * (attention + 2 * config.intermediate_size);
         let in_f32 = sets * heads.n_heads + 1;
-        (tokens * (dev.activation().size() * features + 4 * in_f32)) as u64
+        (tokens * (dev.activation().size() * features + operand(dev).size() * operands + 4 * in_f32)) as u64
     }
 
     /// Index into `kept` for block `l`. Blocks below the lowest trained one share the first set: nobody reads it later.
@@ -145,8 +197,12 @@ impl Activations {
             let Kept { q, k, v, attended, lse, middle, gate, up } = kept;
             [q, k, v, attended, lse, middle, gate, up].into_iter().try_for_each(|t| t.set_rows(tokens))?;
         }
-        let Activations { x, normed, post_normed, activated, losses, dx, d_normed, .. } = self;
-        [x, normed, post_normed, activated, losses, dx, d_normed].into_iter().try_for_each(|t| t.set_rows(tokens))?;
+        if let Some(Wide { q, k, v, attended }) = &mut self.wide {
+            [q, k, v, attended].into_iter().try_for_each(|t| t.set_rows(tokens))?;
+        }
+        let Activations { x, hidden, normed, post_normed, activated, losses, dx, d_normed, .. } = self;
+        let buffers = [x, hidden, normed, post_normed, activated, losses, dx, d_normed];
+        buffers.into_iter().try_for_each(|t| t.set_rows(tokens))?;
         let Activations { d_attended, dq, dk, dv, d_activated, d_gate, d_up, .. } = self;
         [d_attended, dq, dk, dv, d_activated, d_gate, d_up].into_iter().try_for_each(|t| t.set_rows(tokens))
     }

@@ -5,6 +5,7 @@ use super::llama::{Block, Llama};
 use super::lora::Projection;
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
+use crate::ops::copy::zero;
 use std::sync::Arc;
 
 /// Which parameters training changes.
@@ -162,8 +163,8 @@ impl Gradients {
     }
 
     /// Sets every gradient to zero.
-    pub fn zero(&mut self) -> Result<()> {
-        self.tensors_mut().into_iter().try_for_each(Tensor::zero)
+    pub fn zero(&mut self, dev: &Device) -> Result<()> {
+        zero(dev, self.tensors_mut())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::ops::attention::{attention, attention_backward};
 use crate::ops::bias::bias_backward;
+use crate::ops::copy::copy;
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::embedding::{embedding, embedding_backward};
 use crate::ops::matmul::{Store, matmul_nn, matmul_tn};
@@ -21,9 +22,25 @@ use crate::ops::rope::{rope, rope_backward};
 use crate::ops::swiglu::{swiglu, swiglu_backward};
 
 impl Linear {
+    /// [`Linear::forward_dropout`] into `y` of any activation type, by way of `wide` where products do not give that.
+    fn forward_rounded(
+        &self,
+        dev: &Device,
+        y: &mut Tensor,
+        wide: &mut Tensor,
+        x: &Tensor,
+        key: Option<DropoutKey>,
+    ) -> Result<()> {
+        if y.dtype() == dev.activation() {
+            return self.forward_dropout(dev, y, x, Store::Replace, key);
+        }
+        self.forward_dropout(dev, wide, x, Store::Replace, key)?;
+        copy(dev, y, wide)
+    }
+
     /// Adds the parameters' gradients to `grads` and gives the input's: `dx (+)= dy · weight`, `dW += dyᵀ x`, `db += Σ dy`.
     ///
-    /// `dy`: F32 `[tokens, out]`; `x`, `dx`: F32 `[tokens, in]`; `key` as in the forward pass.
+    /// `dy`: F32 or BF16 `[tokens, out]`; `x`: F32 or BF16, `dx`: F32 `[tokens, in]`; `key` as in the forward pass.
     pub fn backward(
         &self,
         dev: &Device,
@@ -89,7 +106,7 @@ impl Llama {
         // hidden = norm(x);  loss = cross_entropy(hidden · headᵀ)
         let d_head = if self.lm_head.is_some() { grads.lm_head.as_mut() } else { grads.embed_tokens.as_mut() };
         let (losses, d_hidden) = (&mut ws.losses, &mut ws.d_normed);
-        linear_cross_entropy(dev, losses, d_hidden, d_head, &ws.normed, self.head(), targets, scale)?;
+        linear_cross_entropy(dev, losses, d_hidden, d_head, &ws.hidden, self.head(), targets, scale)?;
         rmsnorm_backward(dev, &mut ws.dx, grads.norm.as_mut(), d_hidden, &ws.x, &self.norm, eps, Store::Replace)?;
 
         for (l, block) in self.blocks.iter().enumerate().skip(ws.lowest_block).rev() {
@@ -106,7 +123,7 @@ impl Llama {
         Ok(ws.losses.host()?.f32().iter().map(|&l| f64::from(l)).sum())
     }
 
-    /// [`Llama::forward`], keeping what the backward pass reads. `ws.normed` holds the final hidden states afterwards.
+    /// [`Llama::forward`], keeping what the backward pass reads. `ws.hidden` holds the final hidden states afterwards.
     fn forward_keeping(
         &self,
         dev: &Device,
@@ -120,31 +137,39 @@ impl Llama {
         for (l, block) in self.blocks.iter().enumerate() {
             let pass = Pass { dev, batch, l, dropout };
             if l >= ws.lowest_block {
-                ws.inputs[l - ws.lowest_block].copy_from(&ws.x)?;
+                copy(dev, &mut ws.inputs[l - ws.lowest_block], &ws.x)?;
             }
             self.block_inner(&pass, block, ws)?;
             let key = pass.key(Projection::DownProj);
             block.down.forward_dropout(dev, &mut ws.x, &ws.activated, Store::Add, key)?;
         }
-        rmsnorm(dev, &mut ws.normed, &ws.x, &self.norm, self.config.rms_norm_eps)
+        rmsnorm(dev, &mut ws.hidden, &ws.x, &self.norm, self.config.rms_norm_eps)
     }
 
     /// A block up to the input of its down projection.
     fn block_inner(&self, pass: &Pass, block: &Block, ws: &mut Activations) -> Result<()> {
         let (dev, eps, slot) = (pass.dev, self.config.rms_norm_eps, ws.slot(pass.l));
-        let Kept { q, k, v, attended, lse, middle, gate, up } = &mut ws.kept[slot];
+        let kept = &mut ws.kept[slot];
         rmsnorm(dev, &mut ws.normed, &ws.x, &block.input_norm, eps)?;
+        let ([q, k, v, _], _) = kept.of_attention(&mut ws.wide);
         block.q.forward_dropout(dev, q, &ws.normed, Store::Replace, pass.key(Projection::QProj))?;
         block.k.forward_dropout(dev, k, &ws.normed, Store::Replace, pass.key(Projection::KProj))?;
         block.v.forward_dropout(dev, v, &ws.normed, Store::Replace, pass.key(Projection::VProj))?;
         rope(dev, q, &pass.batch.positions, &self.inv_freq)?;
         rope(dev, k, &pass.batch.positions, &self.inv_freq)?;
+        kept.round_inputs(dev, &mut ws.wide)?;
+        let ([q, k, v, attended], lse) = kept.of_attention(&mut ws.wide);
         attention(dev, attended, lse, q, k, v, &pass.batch.cu_seqlens, self.config.heads)?;
+        let Kept { attended, middle, gate, up, .. } = kept;
+        if let Some(wide) = &ws.wide {
+            copy(dev, attended, &wide.attended)?;
+        }
         block.o.forward_dropout(dev, &mut ws.x, attended, Store::Add, pass.key(Projection::OProj))?;
-        middle.copy_from(&ws.x)?;
+        copy(dev, middle, &ws.x)?;
         rmsnorm(dev, &mut ws.post_normed, middle, &block.post_norm, eps)?;
-        block.gate.forward_dropout(dev, gate, &ws.post_normed, Store::Replace, pass.key(Projection::GateProj))?;
-        block.up.forward_dropout(dev, up, &ws.post_normed, Store::Replace, pass.key(Projection::UpProj))?;
+        let (wide, key) = (&mut ws.d_activated, pass.key(Projection::GateProj));
+        block.gate.forward_rounded(dev, gate, wide, &ws.post_normed, key)?;
+        block.up.forward_rounded(dev, up, wide, &ws.post_normed, pass.key(Projection::UpProj))?;
         swiglu(dev, &mut ws.activated, gate, up)
     }
 
@@ -153,7 +178,7 @@ impl Llama {
         let (dev, eps) = (pass.dev, self.config.rms_norm_eps);
         let input = &ws.inputs[pass.l - ws.lowest_block];
         if ws.recompute == Recompute::Block {
-            ws.x.copy_from(input)?;
+            copy(dev, &mut ws.x, input)?;
             return self.block_inner(pass, block, ws);
         }
         let kept = &ws.kept[ws.slot(pass.l)];
@@ -173,7 +198,10 @@ impl Llama {
     ) -> Result<()> {
         use Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
         let (dev, eps, slot) = (pass.dev, self.config.rms_norm_eps, ws.slot(pass.l));
+        ws.kept[slot].widen(dev, &mut ws.wide)?;
         let Kept { q, k, v, attended, lse, middle, gate, up } = &ws.kept[slot];
+        let wide = ws.wide.as_ref();
+        let [q, k, v, wide_attended] = wide.map_or([q, k, v, attended], |w| [&w.q, &w.k, &w.v, &w.attended]);
         let input = &ws.inputs[pass.l - ws.lowest_block];
         let Activations { dx, d_normed, d_attended, dq, dk, dv, d_activated, d_gate, d_up, .. } = ws;
         let (replace, add) = (Store::Replace, Store::Add);
@@ -193,7 +221,7 @@ impl Llama {
         let (to, key) = (Some((&mut *d_attended, replace)), pass.key(OProj));
         block.o.backward(dev, to, grads.projection(OProj), dx, attended, key)?;
         let offsets = &pass.batch.cu_seqlens;
-        attention_backward(dev, dq, dk, dv, d_attended, attended, q, k, v, lse, offsets, self.config.heads)?;
+        attention_backward(dev, dq, dk, dv, d_attended, wide_attended, q, k, v, lse, offsets, self.config.heads)?;
         rope_backward(dev, dk, &pass.batch.positions, &self.inv_freq)?;
         rope_backward(dev, dq, &pass.batch.positions, &self.inv_freq)?;
         // q, k, v = q(norm(x)), k(norm(x)), v(norm(x))

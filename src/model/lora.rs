@@ -114,7 +114,8 @@ impl Lora {
         self.a.rows()
     }
 
-    /// `y (+)= scale * (dropout(x) · Aᵀ) · Bᵀ`. `x`: F32 `[tokens, in]`, `y`: F32 `[tokens, out]`; no dropout without a key.
+    /// `y (+)= scale * (dropout(x) · Aᵀ) · Bᵀ`. `x`: F32 or BF16 `[tokens, in]`, `y`: F32 `[tokens, out]`; no dropout without
+    /// a key.
     pub fn forward(
         &self,
         dev: &Device,
@@ -152,14 +153,14 @@ impl Lora {
         matmul_tn(dev, &mut grads.a, &d_low, seen, Store::Add)?;
         let Some((dx, store)) = dx else { return Ok(()) };
         let Some(key) = key else { return matmul_nn(dev, dx, &d_low, &self.a, store) };
-        let mut d_dropped = dev.zeros(x.shape(), x.dtype())?;
+        let mut d_dropped = dev.zeros(x.shape(), dev.activation())?;
         matmul_nn(dev, &mut d_dropped, &d_low, &self.a, Store::Replace)?;
         dropout(dev, dx, &d_dropped, key.p, key.seed, key.stream, store)
     }
 
     /// `scale * x · Aᵀ`, F32 `[tokens, rank]`.
     fn low_rank(&self, dev: &Device, x: &Tensor) -> Result<Tensor> {
-        let mut low = dev.zeros(&[x.rows(), self.rank()], x.dtype())?;
+        let mut low = dev.zeros(&[x.rows(), self.rank()], dev.activation())?;
         matmul_nt(dev, &mut low, x, &self.a, None, Store::Replace)?;
         scale(dev, &mut low, self.scale)?;
         Ok(low)
@@ -168,8 +169,9 @@ impl Lora {
 
 fn dropped(dev: &Device, x: &Tensor, key: Option<DropoutKey>) -> Result<Option<Tensor>> {
     let Some(key) = key else { return Ok(None) };
-    let mut y = dev.zeros(x.shape(), x.dtype())?;
-    dropout(dev, &mut y, x, key.p, key.seed, key.stream, Store::Replace)?;
+    let mut y = dev.zeros(x.shape(), dev.activation())?;
+    let wide = (x.dtype() != dev.activation()).then(|| x.to_f32());
+    dropout(dev, &mut y, wide.as_ref().unwrap_or(x), key.p, key.seed, key.stream, Store::Replace)?;
     Ok(Some(y))
 }
 

@@ -11,10 +11,10 @@ use crate::error::Result;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
-/// `db[j] += Σ_t dy[t, j]`, tokens in order. `db`: F32 `[out]`, `dy`: F32 `[tokens, out]`. Error at most `tokens * 2^-24 * Σ|dy|`.
+/// `db[j] += Σ_t dy[t, j]`, tokens in order. `db`: F32 `[out]`, `dy`: F32 or BF16 `[tokens, out]`. Error at most `tokens * 2^-24 * Σ|dy|`.
 pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
     let (tokens, out) = (dy.rows(), dy.row_len());
-    check("bias_backward", "dy", dy, dev.activation(), &[tokens, out])?;
+    check("bias_backward", "dy", dy, if dev.is_cpu() { dy.dtype() } else { dev.activation() }, &[tokens, out])?;
     check("bias_backward", "db", db, DType::F32, &[out])?;
     let n = dy.elements() as u64;
     let _span = dev.span(Op::BiasBackward, Cost { flops: n, bytes: dy.size_bytes() as u64 + 8 * out as u64 });
@@ -33,8 +33,10 @@ pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
         cuda.launch("column_sums", Grid { blocks, threads, shared: 0 }, &params)?;
         return add_rows(cuda, db, &partial);
     }
-    for row in dy.f32().chunks_exact(out) {
-        db.f32_mut().iter_mut().zip(row).for_each(|(d, y)| *d += y);
+    let mut row = vec![0.0; out];
+    for t in 0..tokens {
+        dy.read_f32(t * out, &mut row);
+        db.f32_mut().iter_mut().zip(&row).for_each(|(d, y)| *d += y);
     }
     Ok(())
 }
@@ -63,5 +65,7 @@ mod tests {
         let dy = Tensor::from_f32(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3]);
         bias_backward(&Device::cpu(), &mut db, &dy).unwrap();
         assert_eq!(db.f32(), &[6.0, 6.0, 9.5]);
+        bias_backward(&Device::cpu(), &mut db, &crate::ops::testing::to_bf16(&dy)).unwrap();
+        assert_eq!(db.f32(), &[11.0, 13.0, 18.5]);
     }
 }

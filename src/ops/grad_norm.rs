@@ -1,6 +1,7 @@
 //! The Euclidean norm of all gradients together, for clipping.
 
 use super::check;
+use super::parallel;
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
@@ -8,7 +9,6 @@ use crate::device::{
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
-use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ pub fn grad_norm(dev: &Device, grads: &[&Tensor]) -> Result<f64> {
         return on_card(cuda, grads);
     }
     let chunks: Vec<&[f32]> = grads.iter().flat_map(|g| g.f32().chunks(CHUNK)).collect();
-    let partial: Vec<f64> = chunks.into_par_iter().map(sum_of_squares).collect();
+    let mut partial = vec![0.0; chunks.len()];
+    parallel::for_each(chunks.iter().zip(&mut partial), |(chunk, sum)| *sum = sum_of_squares(chunk));
     Ok(partial.iter().sum::<f64>().sqrt())
 }
 

@@ -97,6 +97,23 @@ fn softmax_body(row: &mut [f32], lse: f32, scale: f32) {
 }
 
 #[inline(always)]
+fn sum_exp_in_place_body(row: &mut [f32], max: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] = exp(chunk[i] - max);
+            lanes[i] += chunk[i];
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *x = exp(*x - max);
+        *lane += *x;
+    }
+    sum_of_lanes(lanes)
+}
+
+#[inline(always)]
 fn kl_body(p: &[f32], lse_p: f32, q: &[f32], lse_q: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let term = |p: f32, q: f32| {
@@ -132,6 +149,10 @@ vectorised! {
     softmax, softmax_body, (row: &mut [f32], lse: f32, scale: f32) -> ()
 }
 vectorised! {
+    /// [`sum_exp`], with `row[i]` replaced by its exponential.
+    sum_exp_in_place, sum_exp_in_place_body, (row: &mut [f32], max: f32) -> f32
+}
+vectorised! {
     /// `sum_i p_i log(p_i / q_i)` of two distributions, given as logits with their [`LogSumExp::value`].
     kl, kl_body, (p: &[f32], lse_p: f32, q: &[f32], lse_q: f32) -> f32
 }
@@ -153,12 +174,25 @@ impl LogSumExp {
     /// Takes in the next chunk. Chunks of whole [`PIECE`]s give the bits of the row taken in at once.
     pub fn add(&mut self, chunk: &[f32]) {
         for piece in chunk.chunks(PIECE) {
-            let max = max(piece);
-            if max > self.max {
-                self.sum *= f64::from(self.max - max).exp();
-                self.max = max;
-            }
+            self.raise(max(piece));
             self.sum += f64::from(sum_exp(piece, self.max));
+        }
+    }
+
+    /// [`LogSumExp::add`] of at most one [`PIECE`], which becomes its exponentials relative to the maximum that is given back: the
+    /// largest value so far.
+    pub fn add_in_place(&mut self, piece: &mut [f32]) -> f32 {
+        debug_assert!(piece.len() <= PIECE);
+        self.raise(max(piece));
+        self.sum += f64::from(sum_exp_in_place(piece, self.max));
+        self.max
+    }
+
+    /// Makes the sum relative to `max` where that is larger.
+    fn raise(&mut self, max: f32) {
+        if max > self.max {
+            self.sum *= f64::from(self.max - max).exp();
+            self.max = max;
         }
     }
 
@@ -202,6 +236,10 @@ mod tests {
         assert_eq!(sum_exp(&row, max(&row)).to_bits(), sum_exp_body(&row, max_body(&row)).to_bits());
         let q: Vec<f32> = numbers(2, 1003).iter().map(|v| v * 20.0).collect();
         assert_eq!(kl(&row, 21.0, &q, 22.0).to_bits(), kl_body(&row, 21.0, &q, 22.0).to_bits());
+        let (mut a, mut b) = (row.clone(), row.clone());
+        assert_eq!(sum_exp_in_place(&mut a, 20.0).to_bits(), sum_exp(&row, 20.0).to_bits());
+        assert_eq!(sum_exp_in_place_body(&mut b, 20.0).to_bits(), sum_exp(&row, 20.0).to_bits());
+        assert_eq!(a, b);
         let (mut a, mut b) = (row.clone(), row);
         softmax(&mut a, 21.0, 0.3);
         softmax_body(&mut b, 21.0, 0.3);

@@ -2,10 +2,11 @@
 
 #[cfg(feature = "cuda")]
 use super::bias::add_rows;
+use super::element::Element;
 use super::matmul::Store;
 use super::parallel::{self, rows_per_task};
 use super::scratch::Scratch;
-use super::simd::{Kernel, LANES, Simd, dispatch};
+use super::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot};
 use super::{check, check_weight};
 #[cfg(feature = "cuda")]
 use crate::device::{
@@ -14,17 +15,20 @@ use crate::device::{
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
+use half::bf16;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
-/// `y[t, i] = x[t, i] * rsqrt(mean_i(x[t, i]^2) + eps) * w[i]`. `x`, `y`: F32 `[tokens, hidden]`, `w`: float `[hidden]`.
+/// `y[t, i] = x[t, i] * rsqrt(mean_i(x[t, i]^2) + eps) * w[i]`. `x`: F32 `[tokens, hidden]`, `y`: F32 or BF16,
+/// `w`: float `[hidden]`.
 pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -> Result<()> {
     let (tokens, hidden) = (x.rows(), x.row_len());
     nonzero("rmsnorm", hidden)?;
     check("rmsnorm", "x", x, dev.activation(), &[tokens, hidden])?;
-    check("rmsnorm", "y", y, dev.activation(), &[tokens, hidden])?;
+    let rounded = dev.is_cpu() && y.dtype() == DType::BF16;
+    check("rmsnorm", "y", y, if rounded { DType::BF16 } else { dev.activation() }, &[tokens, hidden])?;
     check_weight("rmsnorm", "w", w, &[hidden])?;
-    let bytes = 2 * x.size_bytes() + w.size_bytes();
+    let bytes = x.size_bytes() + y.size_bytes() + w.size_bytes();
     let _span = dev.span(Op::RmsNorm, Cost { flops: (4 * tokens * hidden) as u64, bytes: bytes as u64 });
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
@@ -32,12 +36,14 @@ pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -
         let params = abi::rmsnorm_params { y, x, w, hidden: hidden as u32, eps };
         return cuda.launch("rmsnorm", Grid::rows(tokens, hidden), &params);
     }
-    let rows = rows_per_task(tokens, hidden) * hidden;
-    with_f32(w, |w| {
-        let tasks = y.f32_mut().chunks_mut(rows).zip(x.f32().chunks(rows));
-        parallel::for_each(tasks, |(y, x)| dispatch(Forward { y, x, w, eps }));
-    });
+    with_f32(w, |w| if rounded { forward::<bf16>(y, x, w, eps) } else { forward::<f32>(y, x, w, eps) });
     Ok(())
+}
+
+fn forward<E: Element>(y: &mut Tensor, x: &Tensor, w: &[f32], eps: f32) {
+    let rows = rows_per_task(x.rows(), w.len()) * w.len();
+    let tasks = E::of_mut(y).chunks_mut(rows).zip(x.f32().chunks(rows));
+    parallel::for_each(tasks, |(y, x)| dispatch_dot(Forward { y, x, w, eps }));
 }
 
 /// Errors when rows have no elements.
@@ -55,14 +61,14 @@ fn with_f32(w: &Tensor, run: impl FnOnce(&[f32])) {
     run(scratch.floats())
 }
 
-struct Forward<'a> {
-    y: &'a mut [f32],
+struct Forward<'a, E> {
+    y: &'a mut [E],
     x: &'a [f32],
     w: &'a [f32],
     eps: f32,
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Element> Kernel for Forward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -73,7 +79,7 @@ impl Kernel for Forward<'_> {
             unsafe {
                 let scale = S::splat(row_scale::<S>(x, self.eps));
                 for ((y, x), w) in y.chunks_mut(LANES).zip(x.chunks(LANES)).zip(self.w.chunks(LANES)) {
-                    S::write(y, S::mul(S::mul(S::read(x), scale), S::read(w)));
+                    E::write::<S>(y, S::mul(S::mul(S::read(x), scale), S::read(w)));
                 }
             }
         }
@@ -286,6 +292,9 @@ mod tests {
         rmsnorm(&dev, &mut all, &x, &w, EPS).unwrap();
         rmsnorm(&dev, &mut one, &Tensor::from_f32(&x.f32()[150 * 300..151 * 300], &[1, 300]), &w, EPS).unwrap();
         assert_eq!(bits(&all.f32()[150 * 300..151 * 300]), bits(one.f32()));
+        let mut rounded = Tensor::zeros(&[200, 300], DType::BF16);
+        rmsnorm(&dev, &mut rounded, &x, &w, EPS).unwrap();
+        assert_eq!(rounded.bytes(), to_bf16(&all).bytes());
         let run = |threads| {
             let (mut dx, mut dw) = (unwritten(&[200, 300]), Tensor::zeros(&[300], DType::F32));
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -193,7 +193,7 @@ impl Trainer {
                 "a batch in which every token is masked",
             ));
         }
-        self.grads.zero()?;
+        self.grads.zero(&self.dev)?;
         let scale = (1.0 / targets as f64) as f32;
         let (mut sum, mut tokens) = (0.0, 0);
         for piece in micro_batches.iter().flat_map(|micro_batch| pieces(&self.dev, micro_batch)) {

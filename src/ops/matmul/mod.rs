@@ -19,6 +19,7 @@
 //! | `lossless.rs`, `lossless_avx512.rs` | weights of bf16 in 12 bits, the same to the bit |
 //! | `pack.rs`, `pairs.rs`, `transpose.rs` | operands in the order in which tiles read them |
 //! | `packed.rs` | weights packed once, for inference |
+//! | `head.rs` | products with some rows of an output head |
 //! | `blocked.rs` | cache blocks and threads |
 //! | `cuda.rs`, `cuda_sm90.rs` | launches on a card |
 //! | `scratch.rs` | buffers that outlive a call |
@@ -37,6 +38,7 @@ mod dot_avx2;
 #[cfg(target_arch = "x86_64")]
 mod dot_avx512;
 mod dot_portable;
+mod head;
 mod int8;
 #[cfg(target_arch = "x86_64")]
 mod int8_avx512;
@@ -59,6 +61,8 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
+pub(crate) use head::{matmul_nn_rows, matmul_tn_rows};
+pub(crate) use pack::Source;
 pub use packed::PackedWeight;
 pub use tile::Isa;
 
@@ -70,8 +74,7 @@ use crate::error::{Error, Result};
 use blocked::{Operand, Product};
 #[cfg(feature = "cuda")]
 use cuda::Layout;
-use pack::{Left, Right, Source};
-use rayon::prelude::*;
+use pack::{Left, Right};
 
 /// FLOPs and fewest bytes of an `m x k` by `k x n` product with a weight (or second operand) of `element` bytes.
 pub fn cost(m: usize, n: usize, k: usize, element: usize) -> Cost {
@@ -133,33 +136,6 @@ pub fn matmul_nn(dev: &Device, dx: &mut Tensor, dy: &Tensor, w: &Tensor, store: 
         return cuda::launch(cuda, Layout::Nn, (m, k, n), dx, (dy, w), None, store);
     }
     run(dev, (m, k, n), Left::Rows(Source::of(dy, 0)), Operand::Plain(Right::Columns(w, 0)), None, store, dx);
-    Ok(())
-}
-
-/// Steps of the reduction in a chain of [`matmul_nn_in_pieces`].
-pub(crate) const PIECE: usize = 2048;
-
-/// [`matmul_nn`] for a reduction over a whole vocabulary: chains of 2,048 steps, added up in order.
-///
-/// The gradient of the logits sums to zero over the vocabulary, so the result is a small rest of large partial sums. One chain
-/// of 49,152 steps loses 1e-3 of it in the features that all rows of a head share (measured on SmolLM2 against f64); with
-/// pieces every gradient norm is within 1e-3 of PyTorch's.
-pub(crate) fn matmul_nn_in_pieces(dev: &Device, dx: &mut Tensor, dy: &Tensor, w: &Tensor) -> Result<()> {
-    let (m, n, k) = (dy.rows(), w.rows(), w.row_len());
-    check("matmul_nn", "dy", dy, DType::F32, &[m, n])?;
-    check_weight("matmul_nn", "w", w, &[n, k])?;
-    check("matmul_nn", "dx", dx, DType::F32, &[m, k])?;
-    let _span = dev.span(Op::Matmul, cost(m, k, n, w.dtype().size()));
-    let mut piece = Tensor::zeros(&[m, PIECE.min(n)], DType::F32);
-    for first in (0..n).step_by(PIECE) {
-        let steps = PIECE.min(n - first);
-        let store = if first == 0 { Store::Replace } else { Store::Add };
-        let columns = &mut piece.f32_mut()[..m * steps];
-        let rows = columns.par_chunks_exact_mut(steps).zip(dy.f32().par_chunks_exact(n));
-        rows.for_each(|(to, row)| to.copy_from_slice(&row[first..first + steps]));
-        let left = Left::Rows(Source::F32(columns));
-        run(dev, (m, k, steps), left, Operand::Plain(Right::Columns(w, first)), None, store, dx);
-    }
     Ok(())
 }
 
