@@ -67,7 +67,7 @@ run_stage() {
     case $stage in
     operations) "${OPERATIONS:-$here/operations}" ;;
     hopper)
-        "$ratoon" -q doctor | grep -q "$RATOON_DEVICE: .*, 9\.0," || missing "a card of compute capability 9.0"
+        "$ratoon" -q doctor | grep "$RATOON_DEVICE: .*, 9\.0," >/dev/null || missing "a card of compute capability 9.0"
         "${HOPPER:-$here/hopper}"
         ;;
     pipelines) RATOON_TEST_DRIVER=nvidia "${PIPELINES:-$here/pipelines}" --skip program --skip gpu_script ;;
