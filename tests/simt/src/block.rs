@@ -5,12 +5,13 @@ mod collectives;
 
 pub use collectives::{barrier, barrier_arrive, gather, release};
 
+use crate::asan;
 use crate::cluster::{self, Peers};
 use crate::kernels::{Index, Kernel, Lane};
 use crate::mbarrier::Mbarriers;
 use crate::shared::Shared;
 use crate::warpgroup::{Gathering as WholeGroup, WARPGROUP};
-use corosensei::stack::DefaultStack;
+use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
@@ -144,11 +145,16 @@ impl Block {
         let n = launch.block.count() as usize;
         for thread in &mut self.threads[..n] {
             let mut coroutine = thread.coroutine.take().expect("started before");
-            if !coroutine.done() {
+            let ended = coroutine.done();
+            if !ended {
                 // SAFETY: the frames left behind are C++ of kernels and emulation, which own nothing.
                 unsafe { coroutine.force_reset() };
             }
-            thread.stack = Some(coroutine.into_stack());
+            let stack = coroutine.into_stack();
+            if !ended {
+                asan::forget(stack.limit().get()..stack.base().get());
+            }
+            thread.stack = Some(stack);
         }
         if self.error.is_none() && !self.shared.intact() {
             self.error = Some("a write past the end of a shared object".into());

@@ -27,6 +27,7 @@
 //! | `RATOON_SIMT_ARCH` | compute capability, 75, 80 or 90; 80 |
 //! | `RATOON_SIMT_MEMORY` | device memory in MiB; 4096 |
 
+mod asan;
 mod block;
 mod calls;
 mod cluster;
