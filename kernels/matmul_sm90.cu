@@ -49,7 +49,6 @@ struct Barriers {
     uint64_t full[MOST_STAGES], empty[MOST_STAGES];
 };
 
-//
 // The blocks of a cluster copy parts of what they share into the same stage of each: it is empty when the multiplying warps of all
 // of them are done with it.
 template <uint32_t CLUSTER> struct Ring {
@@ -74,7 +73,6 @@ template <uint32_t CLUSTER> struct Ring {
             __syncthreads();
         }
     }
-
 
     __device__ __forceinline__ char* tile() const { return tiles + stage * bytes; }
     __device__ __forceinline__ uint64_t* full() const { return &barriers.full[stage]; }

@@ -48,7 +48,7 @@ pub(super) struct EngineArgs {
     /// Most prompt tokens in one step.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = count(1 << 20))]
     chunk_tokens: usize,
-    /// Tokens in one page of the cache.
+    /// Tokens in one page of the cache; a multiple of 16 is read in place by the CPU, others are copied in each step.
     #[arg(long, value_name = "TOKENS", default_value_t = 16, value_parser = count(65_536))]
     page_size: usize,
     /// Memory for keys and values in MiB [default: what --max-batch-size can use, at most 2048].

@@ -3,6 +3,7 @@
 use super::{Config, Llama};
 use crate::device::{Compute, DType, Device, Tensor};
 use crate::error::Result;
+use crate::ops::attention::scratch_bytes;
 use crate::ops::copy::copy;
 use serde::{Deserialize, Serialize};
 
@@ -171,7 +172,7 @@ impl Activations {
         })
     }
 
-    /// Bytes of [`Activations::new`] on `dev` when `trained` of the blocks are kept.
+    /// Bytes of [`Activations::new`] on `dev` when `trained` of the blocks are kept, and of attention's scratch.
     pub fn plan_bytes(dev: &Device, config: &Config, tokens: usize, recompute: Recompute, trained: usize) -> u64 {
         let heads = config.heads;
         let sets = if recompute == Recompute::None { trained.max(1) } else { 1 };
@@ -182,7 +183,8 @@ impl Activations {
         let operands =
             2 * config.hidden_size + 3 * config.intermediate_size + sets * (attention + 2 * config.intermediate_size);
         let in_f32 = sets * heads.n_heads + 1;
-        (tokens * (dev.activation().size() * features + operand(dev).size() * operands + 4 * in_f32)) as u64
+        let planned = tokens * (dev.activation().size() * features + operand(dev).size() * operands + 4 * in_f32);
+        (planned + scratch_bytes(dev, tokens, heads)) as u64
     }
 
     /// Index into `kept` for block `l`. Blocks below the lowest trained one share the first set: nobody reads it later.

@@ -4,6 +4,7 @@ use super::safetensors::WeightFiles;
 use super::{Config, KvCache, Workspace, adapter};
 use crate::device::{Compute, Device, Weights};
 use crate::error::{Error, Result};
+use crate::ops::attention::scratch_bytes;
 use crate::ops::matmul::PackedWeight;
 use serde::Serialize;
 use std::path::Path;
@@ -42,8 +43,9 @@ impl InferencePlan {
 
     /// And a forward pass over so many tokens at a time, with the logits of `rows` of them.
     pub fn with_pass(self, dev: &Device, config: &Config, tokens: usize, rows: usize) -> InferencePlan {
+        let pass = Workspace::plan_bytes(dev, config, tokens) + scratch_bytes(dev, tokens, config.heads);
         InferencePlan {
-            activations: self.activations + Workspace::plan_bytes(dev, config, tokens) as u64,
+            activations: self.activations + pass as u64,
             logits: self.logits + (4 * rows * config.vocab_size) as u64,
             ..self
         }

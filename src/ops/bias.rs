@@ -1,6 +1,6 @@
 //! Gradient of a bias. The forward pass adds it inside [`matmul_nt`](super::matmul::matmul_nt).
 
-use super::check;
+use super::{check, check_activations};
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// `db[j] += Σ_t dy[t, j]`, tokens in order. `db`: F32 `[out]`, `dy`: F32 or BF16 `[tokens, out]`. Error at most `tokens * 2^-24 * Σ|dy|`.
 pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
     let (tokens, out) = (dy.rows(), dy.row_len());
-    check("bias_backward", "dy", dy, if dev.is_cpu() { dy.dtype() } else { dev.activation() }, &[tokens, out])?;
+    check_activations("bias_backward", "dy", dy, &[tokens, out])?;
     check("bias_backward", "db", db, DType::F32, &[out])?;
     let n = dy.elements() as u64;
     let _span = dev.span(Op::BiasBackward, Cost { flops: n, bytes: dy.size_bytes() as u64 + 8 * out as u64 });

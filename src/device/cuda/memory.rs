@@ -27,14 +27,17 @@ struct State {
     free: Pool,
 }
 
+/// Most bytes that a buffer may have beyond what was asked for: more would break the plan of a large model.
+const SLACK: usize = 16 << 20;
+
 /// Memory that no buffer holds, by its size.
 #[derive(Default)]
 pub(super) struct Pool(BTreeMap<usize, Vec<sys::CUdeviceptr>>);
 
 impl Pool {
-    /// The smallest memory that holds `bytes` bytes, with its size; none that would be more than four times too large.
+    /// The smallest memory that holds `bytes` bytes, with its size; none four times as large, or larger by more than [`SLACK`].
     pub(super) fn take(&mut self, bytes: usize) -> Option<(sys::CUdeviceptr, usize)> {
-        let (&size, list) = self.0.range_mut(bytes..=4 * bytes).next()?;
+        let (&size, list) = self.0.range_mut(bytes..=bytes + SLACK.min(3 * bytes)).next()?;
         let address = list.pop()?;
         if list.is_empty() {
             self.0.remove(&size);
@@ -245,5 +248,25 @@ impl Drop for Cuda {
         let _ = self.bind();
         let mut state = std::mem::take(&mut *self.memory.state());
         let _ = self.release(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_used_again_where_little_of_it_is_wasted() {
+        let mut pool = Pool::default();
+        let sizes = [64usize, 100, 100, 401, SLACK, 2 * SLACK + 1];
+        sizes.into_iter().zip(1..).for_each(|(bytes, address)| pool.give(address, bytes));
+        assert_eq!(pool.take(65).map(|(_, bytes)| bytes), Some(100));
+        assert_eq!(pool.take(100).map(|(_, bytes)| bytes), Some(100));
+        assert_eq!(pool.take(100), None, "401 is more than four times as large");
+        assert_eq!(pool.take(101), Some((4, 401)));
+        assert_eq!(pool.take(SLACK + 1 - SLACK / 4), Some((5, SLACK)));
+        assert_eq!(pool.take(SLACK), None, "more than a slack too large");
+        assert_eq!(pool.take(SLACK + 1), Some((6, 2 * SLACK + 1)));
+        assert_eq!(pool.bytes(), 64);
     }
 }

@@ -7,7 +7,7 @@ use super::tiles::{OwnTiles, TILE};
 use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::Backend;
-use crate::device::{Cost, DType, Device, Op, Tensor};
+use crate::device::{Compute, Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 use crate::ops::check;
 use crate::ops::parallel::{self, Shared};
@@ -23,6 +23,12 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
     }
 }
 
+/// Bytes that [`attention`] over `tokens` tokens needs on a CPU for its own copy of keys and values; none on a card.
+pub fn scratch_bytes(dev: &Device, tokens: usize, heads: Heads) -> usize {
+    let size = if dev.compute() == Compute::Bf16 { DType::BF16 } else { DType::F32 }.size();
+    if dev.is_cpu() { 2 * size * tokens * heads.n_kv_heads * heads.head_dim } else { 0 }
+}
+
 /// `y = softmax(q kᵀ / sqrt(head_dim)) v`, each token seeing itself and what precedes it in its own sequence.
 ///
 /// `q`, `y`: F32 `[tokens, n_heads * head_dim]`; `k`, `v`: F32 `[tokens, n_kv_heads * head_dim]`; `lse`: F32
@@ -30,8 +36,8 @@ pub fn cost(cu_seqlens: &[u32], heads: Heads) -> Cost {
 /// `[sequences + 1]`, offsets of the sequences.
 ///
 /// A sequence's result has the same bits whatever is packed beside it, and the same as [`paged_attention`] gives.
-/// Absolute error below `2^-22 * (head_dim * max|q k| + 4) * max|v|`. Scratch on a CPU: the size of `k` and
-/// `v`, half of it with bf16, and about 0.1 MB a thread.
+/// Absolute error below `2^-22 * (head_dim * max|q k| + 4) * max|v|`. Scratch on a CPU: [`scratch_bytes`] and
+/// about 0.1 MB a thread.
 ///
 /// With [`Compute::Bf16`](crate::device::Compute::Bf16) queries (after scaling), keys, weights and values are rounded to bf16: each score is off by up to
 /// `2^-7 * sum |q k|`, the output by as much of `max|v|` and `2^-7 * max|v|` more.

@@ -25,7 +25,7 @@ mod tests;
 mod tiles;
 
 pub use backward::attention_backward;
-pub use forward::{attention, cost};
+pub use forward::{attention, cost, scratch_bytes};
 pub use paged::{PagedBatch, cache_slots, kv_store, paged_attention};
 
 use crate::device::{DType, Tensor};

@@ -45,13 +45,19 @@ pub(super) fn matmul_weights(
     x: &Tensor,
     products: &mut [(&mut Tensor, Weight, Option<&Tensor>)],
 ) -> Result<()> {
+    let one_by_one = |products: &mut [(&mut Tensor, Weight, Option<&Tensor>)]| {
+        products.iter_mut().try_for_each(|(y, w, bias)| matmul_weight(dev, y, x, *w, *bias, Store::Replace))
+    };
+    if !cuda_sm90::has_kernels(cuda) {
+        return one_by_one(products);
+    }
     let (m, k) = (x.rows(), x.row_len());
+    check_activations("matmul_weights", "x", x, &[m, k])?;
     let mut together = Vec::with_capacity(products.len());
     let mut cost = Cost { flops: 0, bytes: x.size_bytes() as u64 };
     for (y, w, bias) in products.iter_mut() {
         let Weight::Plain(w) = *w else { break };
         let n = w.rows();
-        check_activations("matmul_weights", "x", x, &[m, k])?;
         check_weight("matmul_weights", "w", w, &[n, k])?;
         check_output("matmul_weights", "y", dev, y, &[m, n])?;
         check_bias("matmul_weights", *bias, n)?;
@@ -63,7 +69,7 @@ pub(super) fn matmul_weights(
         let _span = dev.span(Op::Matmul, cost);
         return cuda_sm90::few_rows(cuda, &together);
     }
-    products.iter_mut().try_for_each(|(y, w, bias)| matmul_weight(dev, y, x, *w, *bias, Store::Replace))
+    one_by_one(products)
 }
 
 /// `y[m, n] (+)= a · b (+ bias)` with the reduction over `k`; `y`: BF16 or F32, the rest BF16.

@@ -25,6 +25,11 @@ const FEW_ROWS: [(usize, usize, &str); 5] = [
     (128, abi::MATMUL_SM90_ROWS_CLUSTER as usize, "matmul_sm90_rows_128"),
 ];
 
+/// Whether the card is one that the kernels are for.
+pub(super) fn has_kernels(cuda: &Cuda) -> bool {
+    cuda.card.compute_capability == (9, 0)
+}
+
 /// Whether the card and the shape are the kernels': the copy engine wants operands with rows of whole 16 bytes, stores want rows
 /// of whole fours. Does not depend on the number of rows in a batch, so neither do results.
 pub(super) fn takes(cuda: &Cuda, layout: Layout, params: &abi::matmul_params) -> bool {
@@ -34,7 +39,7 @@ pub(super) fn takes(cuda: &Cuda, layout: Layout, params: &abi::matmul_params) ->
         Layout::Tn => [params.m, params.n],
     };
     let aligned = |width: u32| (width as usize * size_of::<abi::bf16>()).is_multiple_of(TENSOR_ALIGNMENT);
-    cuda.card.compute_capability == (9, 0)
+    has_kernels(cuda)
         && params.m.min(params.n).min(params.k) > 0
         && params.n.is_multiple_of(4)
         && widths.into_iter().all(aligned)
