@@ -36,6 +36,18 @@ typedef struct rmsnorm_params {
     float eps;
 } rmsnorm_params;
 
+// largest: bits of the largest magnitude of each sequence's rows as f32, of a NaN where there is one. Grid: (ceil(longest width /
+// LARGEST_CHUNK), sequences). Block: ROW_THREADS.
+typedef struct largest_params {
+    uint32_t* largest;  // [sequences], 0 before
+    const bf16* x;      // [tokens, width]
+    const uint32_t* cu_seqlens;  // [sequences + 1], or null: one sequence
+    uint32_t tokens, width;
+} largest_params;
+
+// Numbers that a block goes through.
+#define LARGEST_CHUNK 2048
+
 // matmul_nt: y[m, n] (+)= a[m, k] b[n, k]^T (+ bias). matmul_nn: a[m, k] b[k, n]. matmul_tn: a[k, m]^T b[k, n].
 // Kernels LAYOUT_large, LAYOUT_medium and, for nt, LAYOUT_small: tiles of y of 128 x 128, 64 x 64, 16 x 32; all give the same
 // bits. Grid: the number of tiles that cover y, in x. Block: 256, 128, 64. Dynamic shared memory: MATMUL_*_SHARED bytes.
@@ -44,6 +56,7 @@ typedef struct matmul_params {
     const bf16* a;     // aligned to 16 bytes, as is b
     const bf16* b;
     const bf16* bias;  // [n], or null
+    const uint32_t* largest_a;  // [1] of kernel largest, or null: what cards before sm_80 scale a by
     uint32_t m, n, k;
     uint32_t flags;
 } matmul_params;
@@ -323,6 +336,7 @@ typedef struct attention_backward_params {
     const bf16* v;
     const float* lse;  // [tokens, n_heads]
     const uint32_t* cu_seqlens;  // [sequences + 1]
+    const uint32_t* largest_dy;  // [sequences] of kernel largest, or null: what cards before sm_80 scale dy by
     uint32_t tokens, n_heads, n_kv_heads, head_dim;
     float scale;
 } attention_backward_params;

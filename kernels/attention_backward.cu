@@ -44,12 +44,14 @@ __device__ __forceinline__ uint64_t key_row(const attention_backward_params& p, 
     return static_cast<uint64_t>(h.start + key) * p.n_kv_heads + h.kv_head;
 }
 
-// Copies N rows of head_dim elements; row(i) says where row i lies, counted in heads; zeros from row `n` on.
+// Copies N rows of head_dim elements; row(i) says where row i lies, counted in heads; zeros from row `n` on. F16 operands times
+// `scale`.
 template <int D, int N, class Row>
-__device__ __forceinline__ void stage_rows(uint16_t* tile, const bf16* x, uint32_t head_dim, uint32_t n, Row row) {
+__device__ __forceinline__ void stage_rows(uint16_t* tile, const bf16* x, uint32_t head_dim, uint32_t n, Row row,
+                                           float scale = 1.0f) {
     for (uint32_t c = threadIdx.x; c < N * (D / 8); c += 128) {
         const uint32_t i = c / (D / 8), column = c % (D / 8) * 8;
-        stage8(tile + i * (D + PAD) + column, x + row(i < n ? i : 0) * head_dim, column, head_dim, i < n);
+        stage8(tile + i * (D + PAD) + column, x + row(i < n ? i : 0) * head_dim, column, head_dim, i < n, scale);
     }
 }
 
@@ -120,14 +122,19 @@ struct RowNumbers {
     float lse[OWN], delta[OWN];
 };
 
-// Log of the sum of exponentials, to base 2, and delta of rows of queries; rows that do not exist have no weight anywhere.
+// Log of the sum of exponentials, to base 2, and delta times `scale` of rows of queries; rows that do not exist have no weight anywhere.
 __device__ __forceinline__ void load_numbers(RowNumbers& to, const attention_backward_params& p, const Head& h, uint32_t first,
-                                             uint32_t n, uint32_t most) {
+                                             uint32_t n, uint32_t most, float scale) {
     for (uint32_t r = threadIdx.x; r < most; r += 128) {
         const uint64_t row = query_row(p, h, first, r < n ? r : 0);
         to.lse[r] = r < n ? p.lse[row] * LOG2E : INFINITY;
-        to.delta[r] = r < n ? p.delta[row] : 0.0f;
+        to.delta[r] = r < n ? p.delta[row] * scale : 0.0f;
     }
+}
+
+// That of the block's sequence, with room for dy v^T: sums of head_dim products, which F16 operands hold up to 65,504.
+__device__ __forceinline__ OperandScale scale_of_dy(const attention_backward_params& p) {
+    return operand_scale<2>(p.largest_dy ? p.largest_dy + blockIdx.z : nullptr);
 }
 
 template <int D> __device__ __forceinline__ void backward_keys(const attention_backward_params& p) {
@@ -146,6 +153,7 @@ template <int D> __device__ __forceinline__ void backward_keys(const attention_b
     stage_rows<D, OWN>(v_tile, p.v, p.head_dim, n_keys, key);
     const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4 * 2;
     const float scale = p.scale * LOG2E;
+    const OperandScale of_dy = scale_of_dy(p);
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     // Steps are counted from the start of the sequence; those before the keys see none of them.
     const uint32_t tokens = STEP / h.group;
@@ -154,9 +162,9 @@ template <int D> __device__ __forceinline__ void backward_keys(const attention_b
         auto query = [&](uint32_t r) { return query_row(p, h, first, r); };
         __syncthreads();  // everybody is done with the queries before
         stage_rows<D, STEP>(q_tile, p.q, p.head_dim, n, query);
-        stage_rows<D, STEP>(dy_tile, p.dy, p.head_dim, n, query);
+        stage_rows<D, STEP>(dy_tile, p.dy, p.head_dim, n, query, of_dy.by);
         commit_copies();
-        load_numbers(numbers, p, h, first, n, STEP);
+        load_numbers(numbers, p, h, first, n, STEP, of_dy.by);
         wait_copies<0>();
         __syncthreads();
         // Transposed: rows are keys, columns queries.
@@ -175,8 +183,8 @@ template <int D> __device__ __forceinline__ void backward_keys(const attention_b
         add_product<D>(dv, s, dy_tile);
         add_product<D>(dk, ds, q_tile);
     }
-    store_rows<D>(p.dk, dk, p.scale, p.head_dim, n_keys, key);
-    store_rows<D>(p.dv, dv, 1.0f, p.head_dim, n_keys, key);
+    store_rows<D>(p.dk, dk, p.scale * of_dy.back, p.head_dim, n_keys, key);
+    store_rows<D>(p.dv, dv, of_dy.back, p.head_dim, n_keys, key);
 }
 
 template <int D> __device__ __forceinline__ void backward_queries(const attention_backward_params& p) {
@@ -191,9 +199,10 @@ template <int D> __device__ __forceinline__ void backward_queries(const attentio
     if (first >= h.len) return;
     const uint32_t n_tokens = min(tokens, h.len - first), n = n_tokens * h.group;
     auto query = [&](uint32_t r) { return query_row(p, h, first, r); };
+    const OperandScale of_dy = scale_of_dy(p);
     stage_rows<D, OWN>(q_tile, p.q, p.head_dim, n, query);
-    stage_rows<D, OWN>(dy_tile, p.dy, p.head_dim, n, query);
-    load_numbers(numbers, p, h, first, n, OWN);
+    stage_rows<D, OWN>(dy_tile, p.dy, p.head_dim, n, query, of_dy.by);
+    load_numbers(numbers, p, h, first, n, OWN, of_dy.by);
     const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4 * 2;
     const float scale = p.scale * LOG2E;
     float dq[D / 8][4] = {};
@@ -220,7 +229,7 @@ template <int D> __device__ __forceinline__ void backward_queries(const attentio
         }
         add_product<D>(dq, ds, k_tile);
     }
-    store_rows<D>(p.dq, dq, p.scale, p.head_dim, n, query);
+    store_rows<D>(p.dq, dq, p.scale * of_dy.back, p.head_dim, n, query);
 }
 
 #define BACKWARD(D)                                                                       \

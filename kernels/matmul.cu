@@ -18,7 +18,7 @@ template <int OUTER, int BK, bool K_ROWS, int THREADS> struct Operand {
 
     // Copies the tile at (first, k) of a matrix with `outer` x `k_size` elements.
     static __device__ __forceinline__ void stage(uint16_t* to, const bf16* from, uint32_t first, uint32_t outer, uint32_t k,
-                                                 uint32_t k_size) {
+                                                 uint32_t k_size, float scale = 1.0f) {
         const uint32_t row0 = K_ROWS ? first : k, column0 = K_ROWS ? k : first;
         const uint32_t rows = K_ROWS ? outer : k_size, width = K_ROWS ? k_size : outer;
         static_assert(ROWS * COLUMNS / 8 % THREADS == 0, "every thread copies as much");
@@ -26,7 +26,7 @@ template <int OUTER, int BK, bool K_ROWS, int THREADS> struct Operand {
         for (int c = threadIdx.x; c < ROWS * COLUMNS / 8; c += THREADS) {
             const uint32_t r = c / (COLUMNS / 8), column = c % (COLUMNS / 8) * 8;
             stage8(to + r * STRIDE + column, from + static_cast<uint64_t>(row0 + r) * width, column0 + column, width,
-                   row0 + r < rows);
+                   row0 + r < rows, scale);
         }
     }
 };
@@ -78,11 +78,12 @@ __device__ __forceinline__ void matmul(const matmul_params& p) {
 
     const Place place = place_of_tile(blockIdx.x, (p.m + BM - 1) / BM, (p.n + BN - 1) / BN);
     const uint32_t m0 = place.down * BM, n0 = place.right * BN;
+    const OperandScale scale = operand_scale<14>(p.largest_a);
 
     auto stage = [&](uint32_t i) {
         if (i * BK < p.k) {
             uint16_t* to = stages + i % STAGES * STAGE;
-            A::stage(to, p.a, m0, p.m, i * BK, p.k);
+            A::stage(to, p.a, m0, p.m, i * BK, p.k, scale.by);
             B::stage(to + A::ELEMENTS, p.b, n0, p.n, i * BK, p.k);
         }
         commit_copies();
@@ -122,7 +123,7 @@ __device__ __forceinline__ void matmul(const matmul_params& p) {
 #pragma unroll
             for (int y = 0; y < WN / 8; ++y) {
                 const uint32_t column = n0 + wn + 8 * y + lane % 4 * 2;
-                store_pair(p, row, column, sum[x][y][2 * half], sum[x][y][2 * half + 1]);
+                store_pair(p, row, column, sum[x][y][2 * half] * scale.back, sum[x][y][2 * half + 1] * scale.back);
             }
         }
     }

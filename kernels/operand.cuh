@@ -6,16 +6,32 @@
 // eight different bank groups.
 constexpr int PAD = 8;
 
-// Copies eight neighbours of a row that holds `width` elements, zeros past its end.
-__device__ __forceinline__ void stage8(uint16_t* to, const bf16* row, uint32_t column, uint32_t width, bool in_rows) {
+// What an operand is multiplied with on its way into shared memory, and the sums of its products with. Both are powers of two, so
+// no bit is lost, and 1 where operands have the range of f32.
+struct OperandScale {
+    float by, back;
+};
+
+// F16 has no number between 0 and 6e-8, and gradients are smaller: the largest magnitude of their matrix, which has the bits
+// *largest, is brought into [2^EXPONENT, 2^(EXPONENT + 1)). What then vanishes is below 2^-(25 + EXPONENT) of the largest.
+template <uint32_t EXPONENT> __device__ __forceinline__ OperandScale operand_scale(const uint32_t* largest) {
+    if (!F16_OPERANDS || !largest) return {1.0f, 1.0f};
+    // Of the factor, with its bias of 127: both factors stay normal numbers.
+    const uint32_t exponent = min(254 + EXPONENT - (*largest >> 23), 253u);
+    return {__uint_as_float(exponent << 23), __uint_as_float((254 - exponent) << 23)};
+}
+
+// Copies eight neighbours of a row that holds `width` elements, zeros past its end; F16 operands times `scale`.
+__device__ __forceinline__ void stage8(uint16_t* to, const bf16* row, uint32_t column, uint32_t width, bool in_rows,
+                                       float scale = 1.0f) {
     if (width % 8 == 0) {
         const bool valid = in_rows && column < width;
-        copy_operands_async(to, valid ? row + column : row, valid);
+        copy_operands_async(to, valid ? row + column : row, valid, scale);
         return;
     }
     float x[8];
 #pragma unroll
-    for (uint32_t i = 0; i < 8; ++i) x[i] = in_rows && column + i < width ? widen(row[column + i]) : 0.0f;
+    for (uint32_t i = 0; i < 8; ++i) x[i] = in_rows && column + i < width ? widen(row[column + i]) * scale : 0.0f;
     *reinterpret_cast<uint4*>(to) = make_uint4(pack_operands(x[0], x[1]), pack_operands(x[2], x[3]),
                                                pack_operands(x[4], x[5]), pack_operands(x[6], x[7]));
 }

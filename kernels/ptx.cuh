@@ -31,6 +31,13 @@ __device__ __forceinline__ float widen_f16(uint16_t bits) {
     return x;
 }
 
+// Whether matrix operands are f16 and not bf16.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool F16_OPERANDS = true;
+#else
+constexpr bool F16_OPERANDS = false;
+#endif
+
 // Two floats rounded to the element type of matrix operands, the first in the lower half.
 __device__ __forceinline__ uint32_t pack_operands(float low, float high) {
 #if __CUDA_ARCH__ >= 800
@@ -55,15 +62,17 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
 }
 
 // Starts a copy of eight bf16 into shared memory, as operands; zeros when not `valid`, and then nothing is read. Both
-// addresses are multiples of 16.
-__device__ __forceinline__ void copy_operands_async(void* shared, const bf16* global, bool valid) {
+// addresses are multiples of 16. F16 operands are multiplied with `scale` on their way, which is 1 for others.
+__device__ __forceinline__ void copy_operands_async(void* shared, const bf16* global, bool valid, float scale = 1.0f) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid ? 16 : 0)
                  : "memory");
 #else
     uint4 words = valid ? *reinterpret_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
-    auto convert = [](uint32_t w) { return pack_operands(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u)); };
+    auto convert = [scale](uint32_t w) {
+        return pack_operands(__uint_as_float(w << 16) * scale, __uint_as_float(w & 0xffff0000u) * scale);
+    };
     *reinterpret_cast<uint4*>(shared) = make_uint4(convert(words.x), convert(words.y), convert(words.z), convert(words.w));
 #endif
 }

@@ -197,16 +197,6 @@ impl Device {
         }
     }
 
-    /// Refuses backward passes on a card before compute capability 8.0: its products round to F16, where gradients below 6e-8
-    /// vanish.
-    pub fn check_gradients(&self) -> Result<()> {
-        match &self.backend {
-            Backend::Cpu => Ok(()),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => cuda.card.check_gradients(),
-        }
-    }
-
     /// Waits until all operations are done and their times are in the ledger. Errors of kernels show up here.
     pub fn synchronize(&self) -> Result<()> {
         match &self.backend {

@@ -121,7 +121,6 @@ impl Activations {
         recompute: Recompute,
         lowest_block: usize,
     ) -> Result<Activations> {
-        dev.check_gradients()?;
         let config = &model.config;
         let heads = config.heads;
         let buffer = |features: usize| dev.zeros(&[tokens, features], dev.activation());

@@ -22,6 +22,8 @@ mod element;
 pub mod embedding;
 pub mod gather;
 pub mod grad_norm;
+#[cfg(feature = "cuda")]
+mod largest;
 pub mod log_probs;
 mod log_sum_exp;
 pub mod matmul;

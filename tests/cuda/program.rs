@@ -54,20 +54,6 @@ fn a_card_without_room_is_said_with_what_to_change() {
 }
 
 #[test]
-fn training_on_a_card_that_rounds_gradients_to_f16_is_refused() {
-    let (driver, model) = (driver(), tiny("gqa"));
-    let mut bench = ratoon(driver.path());
-    bench.env("RATOON_SIMT_ARCH", "75").args(["--device", "cuda", "bench"]).arg(&model).arg("--train");
-    bench
-        .args(["--train-tokens", "1x8"])
-        .assert()
-        .code(4)
-        .stderr(contains("compute capability 7.5").and(contains("--device cpu")));
-    let mut forward = ratoon(driver.path());
-    forward.env("RATOON_SIMT_ARCH", "75").args(check("cuda")).assert().success();
-}
-
-#[test]
 fn every_verb_that_runs_a_model_plans_its_memory_and_refuses_what_does_not_fit() {
     let (driver, scratch) = (driver(), tempfile::tempdir().unwrap());
     let at = |name: &str| scratch.path().join(name).display().to_string();

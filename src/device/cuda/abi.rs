@@ -3,6 +3,7 @@
 #![allow(missing_docs, non_camel_case_types)]
 
 pub const ROW_THREADS: u32 = 256;
+pub const LARGEST_CHUNK: u32 = 2048;
 pub const MATMUL_F32: u32 = 1;
 pub const MATMUL_ADD: u32 = 2;
 pub const MATMUL_LARGE_STAGES: u32 = 3;
@@ -89,11 +90,31 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
+pub struct largest_params {
+    pub largest: *mut u32,
+    pub x: *const bf16,
+    pub cu_seqlens: *const u32,
+    pub tokens: u32,
+    pub width: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of largest_params"][::core::mem::size_of::<largest_params>() - 32usize];
+    ["Alignment of largest_params"][::core::mem::align_of::<largest_params>() - 8usize];
+    ["Offset of field: largest_params::largest"][::core::mem::offset_of!(largest_params, largest) - 0usize];
+    ["Offset of field: largest_params::x"][::core::mem::offset_of!(largest_params, x) - 8usize];
+    ["Offset of field: largest_params::cu_seqlens"][::core::mem::offset_of!(largest_params, cu_seqlens) - 16usize];
+    ["Offset of field: largest_params::tokens"][::core::mem::offset_of!(largest_params, tokens) - 24usize];
+    ["Offset of field: largest_params::width"][::core::mem::offset_of!(largest_params, width) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
 pub struct matmul_params {
     pub y: *mut ::core::ffi::c_void,
     pub a: *const bf16,
     pub b: *const bf16,
     pub bias: *const bf16,
+    pub largest_a: *const u32,
     pub m: u32,
     pub n: u32,
     pub k: u32,
@@ -101,16 +122,17 @@ pub struct matmul_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of matmul_params"][::core::mem::size_of::<matmul_params>() - 48usize];
+    ["Size of matmul_params"][::core::mem::size_of::<matmul_params>() - 56usize];
     ["Alignment of matmul_params"][::core::mem::align_of::<matmul_params>() - 8usize];
     ["Offset of field: matmul_params::y"][::core::mem::offset_of!(matmul_params, y) - 0usize];
     ["Offset of field: matmul_params::a"][::core::mem::offset_of!(matmul_params, a) - 8usize];
     ["Offset of field: matmul_params::b"][::core::mem::offset_of!(matmul_params, b) - 16usize];
     ["Offset of field: matmul_params::bias"][::core::mem::offset_of!(matmul_params, bias) - 24usize];
-    ["Offset of field: matmul_params::m"][::core::mem::offset_of!(matmul_params, m) - 32usize];
-    ["Offset of field: matmul_params::n"][::core::mem::offset_of!(matmul_params, n) - 36usize];
-    ["Offset of field: matmul_params::k"][::core::mem::offset_of!(matmul_params, k) - 40usize];
-    ["Offset of field: matmul_params::flags"][::core::mem::offset_of!(matmul_params, flags) - 44usize];
+    ["Offset of field: matmul_params::largest_a"][::core::mem::offset_of!(matmul_params, largest_a) - 32usize];
+    ["Offset of field: matmul_params::m"][::core::mem::offset_of!(matmul_params, m) - 40usize];
+    ["Offset of field: matmul_params::n"][::core::mem::offset_of!(matmul_params, n) - 44usize];
+    ["Offset of field: matmul_params::k"][::core::mem::offset_of!(matmul_params, k) - 48usize];
+    ["Offset of field: matmul_params::flags"][::core::mem::offset_of!(matmul_params, flags) - 52usize];
 };
 #[repr(C)]
 #[repr(align(128))]
@@ -147,9 +169,9 @@ const _: () = {
     ["Offset of field: matmul_sm90_rows_params::product"]
         [::core::mem::offset_of!(matmul_sm90_rows_params, product) - 512usize];
     ["Offset of field: matmul_sm90_rows_params::products"]
-        [::core::mem::offset_of!(matmul_sm90_rows_params, products) - 656usize];
+        [::core::mem::offset_of!(matmul_sm90_rows_params, products) - 680usize];
     ["Offset of field: matmul_sm90_rows_params::rows"]
-        [::core::mem::offset_of!(matmul_sm90_rows_params, rows) - 660usize];
+        [::core::mem::offset_of!(matmul_sm90_rows_params, rows) - 684usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
@@ -605,6 +627,7 @@ pub struct attention_backward_params {
     pub v: *const bf16,
     pub lse: *const f32,
     pub cu_seqlens: *const u32,
+    pub largest_dy: *const u32,
     pub tokens: u32,
     pub n_heads: u32,
     pub n_kv_heads: u32,
@@ -613,7 +636,7 @@ pub struct attention_backward_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of attention_backward_params"][::core::mem::size_of::<attention_backward_params>() - 112usize];
+    ["Size of attention_backward_params"][::core::mem::size_of::<attention_backward_params>() - 120usize];
     ["Alignment of attention_backward_params"][::core::mem::align_of::<attention_backward_params>() - 8usize];
     ["Offset of field: attention_backward_params::dq"][::core::mem::offset_of!(attention_backward_params, dq) - 0usize];
     ["Offset of field: attention_backward_params::dk"][::core::mem::offset_of!(attention_backward_params, dk) - 8usize];
@@ -631,16 +654,18 @@ const _: () = {
         [::core::mem::offset_of!(attention_backward_params, lse) - 72usize];
     ["Offset of field: attention_backward_params::cu_seqlens"]
         [::core::mem::offset_of!(attention_backward_params, cu_seqlens) - 80usize];
+    ["Offset of field: attention_backward_params::largest_dy"]
+        [::core::mem::offset_of!(attention_backward_params, largest_dy) - 88usize];
     ["Offset of field: attention_backward_params::tokens"]
-        [::core::mem::offset_of!(attention_backward_params, tokens) - 88usize];
+        [::core::mem::offset_of!(attention_backward_params, tokens) - 96usize];
     ["Offset of field: attention_backward_params::n_heads"]
-        [::core::mem::offset_of!(attention_backward_params, n_heads) - 92usize];
+        [::core::mem::offset_of!(attention_backward_params, n_heads) - 100usize];
     ["Offset of field: attention_backward_params::n_kv_heads"]
-        [::core::mem::offset_of!(attention_backward_params, n_kv_heads) - 96usize];
+        [::core::mem::offset_of!(attention_backward_params, n_kv_heads) - 104usize];
     ["Offset of field: attention_backward_params::head_dim"]
-        [::core::mem::offset_of!(attention_backward_params, head_dim) - 100usize];
+        [::core::mem::offset_of!(attention_backward_params, head_dim) - 108usize];
     ["Offset of field: attention_backward_params::scale"]
-        [::core::mem::offset_of!(attention_backward_params, scale) - 104usize];
+        [::core::mem::offset_of!(attention_backward_params, scale) - 112usize];
 };
 #[repr(C)]
 #[repr(align(128))]
@@ -714,6 +739,8 @@ unsafe impl cudarc::driver::DeviceRepr for tensor_map {}
 unsafe impl cudarc::driver::DeviceRepr for embedding_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for rmsnorm_params {}
+// SAFETY: a plain C struct, laid out as the kernels see it.
+unsafe impl cudarc::driver::DeviceRepr for largest_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.
 unsafe impl cudarc::driver::DeviceRepr for matmul_params {}
 // SAFETY: a plain C struct, laid out as the kernels see it.

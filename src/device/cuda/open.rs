@@ -62,20 +62,9 @@ impl Card {
         })
     }
 
-    /// Errors when gradients would vanish in the card's F16 products.
-    pub(crate) fn check_gradients(&self) -> Result<()> {
-        if self.compute_capability >= OLDEST_BF16 {
-            return Ok(());
-        }
-        let (major, minor) = self.compute_capability;
-        Err(Error::Device {
-            device: self.device_name(),
-            problem: format!(
-                "{} has compute capability {major}.{minor}: its products round to f16, where small gradients vanish",
-                self.name
-            ),
-            instead: "train on a card of compute capability 8.0 or later, or with --device cpu".into(),
-        })
+    /// Whether its products take BF16; they round operands to F16 otherwise.
+    pub(crate) fn multiplies_bf16(&self) -> bool {
+        self.compute_capability >= OLDEST_BF16
     }
 }
 

@@ -9,6 +9,8 @@ use crate::device::{Backend, cuda::abi::attention_backward_params};
 use crate::device::{Compute, Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
 use crate::ops::check;
+#[cfg(feature = "cuda")]
+use crate::ops::largest::Largest;
 use crate::ops::parallel::{self, Shared};
 use crate::ops::rounding::bf16_value;
 use crate::ops::scratch::Scratch;
@@ -69,6 +71,7 @@ pub fn attention_backward(
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
         let mut delta = dev.zeros(&[tokens, n_heads], DType::F32)?;
+        let largest_dy = Largest::of_sequences(cuda, dy, cu_seqlens, longest)?;
         let params = attention_backward_params {
             dq: dq.kernel_mut(cuda)?,
             dk: dk.kernel_mut(cuda)?,
@@ -81,6 +84,7 @@ pub fn attention_backward(
             v: v.kernel_ptr(cuda)?,
             lse: lse.kernel_ptr(cuda)?,
             cu_seqlens: cu_seqlens.kernel_ptr(cuda)?,
+            largest_dy: largest_dy.ptr(),
             tokens: tokens as u32,
             n_heads: n_heads as u32,
             n_kv_heads: n_kv_heads as u32,

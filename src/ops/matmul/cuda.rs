@@ -4,6 +4,7 @@ use super::{Store, Weight, check_bias, check_output, cuda_sm90, matmul_weight};
 use crate::device::cuda::{Cuda, Grid, abi};
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::Result;
+use crate::ops::largest::Largest;
 use crate::ops::{check_activations, check_weight};
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ fn params(
         a: a.kernel_ptr(cuda)?,
         b: b.kernel_ptr(cuda)?,
         bias: bias.map_or(Ok(std::ptr::null()), |bias| bias.kernel_ptr(cuda))?,
+        largest_a: std::ptr::null(),
         m: m as u32,
         n: n as u32,
         k: k as u32,
@@ -82,7 +84,10 @@ pub(super) fn launch(
     bias: Option<&Tensor>,
     store: Store,
 ) -> Result<()> {
-    let params = params(cuda, (m, n, k), y, (a, b), bias, store)?;
+    let mut params = params(cuda, (m, n, k), y, (a, b), bias, store)?;
+    // The other layouts are those of gradients.
+    let largest = (layout != Layout::Nt).then(|| Largest::of(cuda, a)).transpose()?;
+    params.largest_a = largest.as_ref().map_or(std::ptr::null(), Largest::ptr);
     if cuda_sm90::takes(cuda, layout, &params) {
         return cuda_sm90::launch(cuda, layout, params);
     }

@@ -60,6 +60,11 @@ inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
 template <class T> inline T atomicAdd(T* at, T value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
+inline unsigned atomicMax(unsigned* at, unsigned value) {
+    unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (value > old && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    return old;
+}
 inline int atomicMin(int* at, int value) {
     int old = __atomic_load_n(at, __ATOMIC_RELAXED);
     while (value < old && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}

@@ -23,30 +23,28 @@ inline uint16_t simt_f16(float value) {
 }
 
 // The element type of matrix operands: bf16, or f16 before compute capability 8.0.
-constexpr bool SIMT_BF16_OPERANDS = RATOON_SIMT >= 80;
+constexpr bool F16_OPERANDS = RATOON_SIMT < 80;
 
 inline float simt_operand(uint16_t bits) {
-    return SIMT_BF16_OPERANDS ? __uint_as_float(uint32_t(bits) << 16) : widen_f16(bits);
+    return F16_OPERANDS ? widen_f16(bits) : __uint_as_float(uint32_t(bits) << 16);
 }
 
 inline uint32_t pack_operands(float low, float high) {
-    return SIMT_BF16_OPERANDS ? pack_bf16(low, high) : simt_f16(low) | uint32_t(simt_f16(high)) << 16;
+    return F16_OPERANDS ? simt_f16(low) | uint32_t(simt_f16(high)) << 16 : pack_bf16(low, high);
 }
 
 inline float exp2_approx(float x) { return exp2f(x); }
 
 // The destination is NaN from now on and holds the data after the wait: whoever reads it in between, or had not finished
 // reading what was there, gets NaN.
-inline void copy_operands_async(void* shared, const bf16* global, bool valid) {
+inline void copy_operands_async(void* shared, const bf16* global, bool valid, float scale = 1.0f) {
     if (reinterpret_cast<uintptr_t>(shared) % 16 || (valid && reinterpret_cast<uintptr_t>(global) % 16)) {
         return simt->fail("an asynchronous copy that is not aligned to 16 bytes");
     }
-    if (!SIMT_BF16_OPERANDS) {
+    if (F16_OPERANDS) {
         uint32_t words[4] = {};
-        for (int i = 0; valid && i < 4; ++i) {
-            words[i] = pack_operands(__uint_as_float(uint32_t(global[2 * i].bits) << 16),
-                                     __uint_as_float(uint32_t(global[2 * i + 1].bits) << 16));
-        }
+        auto scaled = [&](int i) { return __uint_as_float(uint32_t(global[i].bits) << 16) * scale; };
+        for (int i = 0; valid && i < 4; ++i) words[i] = pack_operands(scaled(2 * i), scaled(2 * i + 1));
         memcpy(shared, words, sizeof words);
         return;
     }

@@ -1,5 +1,7 @@
 use crate::attention::{CASES, packed};
-use crate::attention_setup::{assert_gradients_equal_f64, assert_gradients_ignore_neighbours, gradients};
+use crate::attention_setup::{
+    assert_gradients_equal_f64, assert_gradients_ignore_neighbours, assert_gradients_keep_any_size, gradients,
+};
 use crate::exact_attention::Heads;
 use crate::gpu::Gpu;
 
@@ -19,6 +21,11 @@ fn backward(heads: Heads, lens: &[usize], dy: &[u16], x: [&[u16]; 3]) -> [Vec<u1
 #[test]
 fn gradients_equal_f64() {
     assert_gradients_equal_f64(backward, &CASES);
+}
+
+#[test]
+fn gradients_of_any_size_are_as_exact() {
+    assert_gradients_keep_any_size(backward);
 }
 
 #[test]

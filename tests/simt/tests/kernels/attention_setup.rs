@@ -3,7 +3,8 @@
 use crate::abi::{attention_backward_params, attention_params};
 use crate::exact_attention::{Heads, assert_gradients, error_of_lse, error_of_weight, exact, inputs, offsets};
 use crate::gpu::{Buffer, Gpu, in_every_schedule};
-use crate::numbers::{BF16, assert_within, random_bf16, wide, wide32};
+use crate::numbers::{BF16, assert_within, random_bf16, scaled, wide, wide32};
+use crate::products::largest;
 use std::ptr;
 
 /// Output and log of the sum of exponentials of packed sequences, of queries, keys and values.
@@ -47,6 +48,7 @@ pub fn gradients(
     let tokens = lens.iter().sum::<usize>();
     let [y, dy, q, k, v] = [&y[..], dy, x[0], x[1], x[2]].map(|x| gpu.upload(x));
     let (lse, cu_seqlens) = (gpu.upload(&lse), gpu.upload(&offsets(lens)));
+    let largest_dy = largest(gpu, &dy, heads.n_heads * heads.head_dim, &offsets(lens));
     in_every_schedule(|| {
         let [dq, dk, dv] = x.map(|x| gpu.fresh::<u16>(x.len()));
         let delta = gpu.fresh::<f32>(tokens * heads.n_heads);
@@ -62,6 +64,7 @@ pub fn gradients(
             v: v.ptr(),
             lse: lse.ptr(),
             cu_seqlens: cu_seqlens.ptr(),
+            largest_dy: largest_dy.ptr(),
             tokens: tokens as u32,
             n_heads: heads.n_heads as u32,
             n_kv_heads: heads.n_kv_heads as u32,
@@ -92,6 +95,18 @@ pub fn assert_gradients_equal_f64(backward: Backward, cases: &[(Heads, &[usize])
         let [q, k, v] = inputs(heads, lens);
         let (dy, x) = (random_bf16(q.len(), 4), [&q[..], &k[..], &v[..]]);
         assert_gradients(heads, lens, &dy, x, &backward(heads, lens, &dy, x));
+    }
+}
+
+/// Panics unless gradients of the output that are a power of two as large give others that are that, to the bit.
+pub fn assert_gradients_keep_any_size(backward: Backward) {
+    let (heads, lens) = NEIGHBOURS;
+    let [q, k, v] = inputs(heads, &lens);
+    let (dy, x) = (random_bf16(q.len(), 4), [&q[..], &k[..], &v[..]]);
+    let plain = backward(heads, &lens, &dy, x);
+    for by in [2f32.powi(-60), 2f32.powi(-24), 2f32.powi(60)] {
+        let got = backward(heads, &lens, &scaled(&dy, by), x);
+        assert!(got == plain.each_ref().map(|d| scaled(d, by)), "times {by:e}");
     }
 }
 

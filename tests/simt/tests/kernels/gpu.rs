@@ -29,6 +29,11 @@ pub struct Buffer<T> {
 }
 
 impl<T> Buffer<T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.slice.len()
+    }
+
     /// For a parameter struct; the element type there is the caller's promise.
     pub fn ptr<U>(&self) -> *mut U {
         self.address as *mut U

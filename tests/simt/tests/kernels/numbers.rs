@@ -22,6 +22,11 @@ pub fn random_bf16(n: usize, seed: u64) -> Vec<u16> {
     random(n, seed).into_iter().map(|x| bf16::from_f32(x).to_bits()).collect()
 }
 
+/// bf16 times a number, rounded.
+pub fn scaled(bits: &[u16], by: f32) -> Vec<u16> {
+    bits.iter().map(|&b| bf16::from_f32(bf16::from_bits(b).to_f32() * by).to_bits()).collect()
+}
+
 /// The numbers that bf16 bits stand for.
 pub fn wide(bits: &[u16]) -> Vec<f64> {
     bits.iter().map(|&b| bf16::from_bits(b).to_f64()).collect()

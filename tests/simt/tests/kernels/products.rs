@@ -1,7 +1,7 @@
 //! Matrix products of any card: results of a launch in both types, and what they may be off by.
 
 use crate::abi;
-use crate::gpu::{Gpu, in_every_schedule};
+use crate::gpu::{Buffer, Gpu, in_every_schedule};
 use crate::numbers::{BF16, F32, assert_within, product, random, random_bf16, wide, wide32};
 use std::ffi::c_void;
 
@@ -34,6 +34,23 @@ pub trait Product {
             gpu.download(&y)
         })
     }
+}
+
+/// The bits of the largest magnitude of each sequence's rows of `width` numbers, by the card.
+pub fn largest(gpu: &Gpu, x: &Buffer<u16>, width: usize, offsets: &[u32]) -> Buffer<u32> {
+    let (found, cu_seqlens) = (gpu.upload(&vec![0; offsets.len() - 1]), gpu.upload(offsets));
+    let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().expect("a sequence");
+    let several = found.len() > 1;
+    let params = abi::largest_params {
+        largest: found.ptr(),
+        x: x.ptr(),
+        cu_seqlens: if several { cu_seqlens.ptr() } else { std::ptr::null_mut() },
+        tokens: offsets[offsets.len() - 1],
+        width: width as u32,
+    };
+    let blocks = (longest as usize * width).div_ceil(abi::LARGEST_CHUNK as usize) as u32;
+    gpu.launch("largest", (blocks, found.len() as u32, 1), abi::ROW_THREADS, 0, &params);
+    found
 }
 
 /// What a chain of k products of numbers below 1 may be off by; half of an operand's last place where it is below 2^-14 and

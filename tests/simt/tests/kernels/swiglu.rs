@@ -1,17 +1,13 @@
 use crate::abi::{ROW_THREADS, swiglu_backward_params, swiglu_params};
 use crate::gpu::{Gpu, in_every_schedule};
-use crate::numbers::{BF16, F32, assert_within, random_bf16, wide};
+use crate::numbers::{BF16, F32, assert_within, random_bf16, scaled, wide};
 use half::bf16;
 
 /// Roundings of f32 between the operands and a result, some of them twice.
 const STEPS: f64 = 16.0 * F32;
 
 fn inputs(n: usize) -> [Vec<u16>; 3] {
-    let scaled = |seed, by: f32| -> Vec<u16> {
-        let scale = |b: u16| bf16::from_f32(bf16::from_bits(b).to_f32() * by).to_bits();
-        random_bf16(n, seed).into_iter().map(scale).collect()
-    };
-    [scaled(1, 12.0), scaled(2, 1.0), scaled(3, 1.0)]
+    [scaled(&random_bf16(n, 1), 12.0), random_bf16(n, 2), random_bf16(n, 3)]
 }
 
 #[test]

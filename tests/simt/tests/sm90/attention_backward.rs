@@ -2,7 +2,9 @@
 
 use crate::abi::attention_backward_sm90_params;
 use crate::attention::{CASES, attention};
-use crate::attention_setup::{assert_gradients_equal_f64, assert_gradients_ignore_neighbours, gradients};
+use crate::attention_setup::{
+    assert_gradients_equal_f64, assert_gradients_ignore_neighbours, assert_gradients_keep_any_size, gradients,
+};
 use crate::exact_attention::Heads;
 use crate::{gpu, tensor};
 
@@ -27,6 +29,11 @@ fn backward(heads: Heads, lens: &[usize], dy: &[u16], x: [&[u16]; 3]) -> [Vec<u1
 #[test]
 fn gradients_equal_f64() {
     assert_gradients_equal_f64(backward, &CASES);
+}
+
+#[test]
+fn gradients_of_any_size_are_as_exact() {
+    assert_gradients_keep_any_size(backward);
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Product for Tiled<'_> {
             a: a.ptr(),
             b: b.ptr(),
             bias: bias.as_ref().map_or(std::ptr::null_mut(), |bias| bias.ptr()),
+            largest_a: std::ptr::null(),
             m: m as u32,
             n: n as u32,
             k: k as u32,
@@ -150,7 +151,8 @@ fn products_of_one_left_operand_have_the_bits_that_each_has_alone() {
                 .map(|i| {
                     let (m, n, k) = (m as u32, ns[i] as u32, k as u32);
                     let bias = if ns[i] == 40 { bias_d.ptr() } else { std::ptr::null_mut() };
-                    (matmul_params { y: y[i].ptr(), a: a_d.ptr(), b: b[i].ptr(), bias, m, n, k, flags: 0 }, &b[i])
+                    let (y, a, largest_a) = (y[i].ptr(), a_d.ptr(), std::ptr::null());
+                    (matmul_params { y, a, b: b[i].ptr(), bias, largest_a, m, n, k, flags: 0 }, &b[i])
                 })
                 .collect();
             few_rows((of_a, rows), &a_d, &products);
