@@ -76,8 +76,8 @@ def shared_prefix(*arguments):
     return command, lambda text: [json.loads(text)["stats"]["generated_tokens"] / elapsed[0]]
 
 
-def shared_prefix_llama(llama, kind):
-    command, read = llama.batched(kind, PREFIX_TOKENS + 5, NEW_TOKENS, SHARED_PROMPTS, "t")
+def shared_prefix_llama(llama, kind, *options):
+    command, read = llama.batched(kind, PREFIX_TOKENS + 5, NEW_TOKENS, SHARED_PROMPTS, "t", *options)
     return command, lambda out: [SHARED_PROMPTS * NEW_TOKENS / seconds for seconds in read(out)]
 
 
@@ -126,6 +126,7 @@ def tests(llama):
     found[f"{SHARED_PROMPTS} prompts sharing {PREFIX_TOKENS} tokens, {NEW_TOKENS} new each"] = {
         "ratoon bf16": shared_prefix(*bf16),
         "llama.cpp bf16": shared_prefix_llama(llama, "bf16"),
+        "llama.cpp bf16, one prompt for all": shared_prefix_llama(llama, "bf16", "-pps", "-kvu"),
     }
     found["start to first token, 1 / s"] = {
         "ratoon bf16": first_token(*bf16),

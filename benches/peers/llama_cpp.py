@@ -70,11 +70,11 @@ class LlamaCpp:
         command = [self.bin / "llama-bench", "-m", self.gguf[kind], "-t", self.threads, "-r", runs, "-o", "json"]
         return command + ["-p", n_prompt, "-n", n_gen], lambda out: json.loads(out)[0]["samples_ts"]
 
-    def batched(self, kind, n_prompt, n_gen, batch, measure):
-        """Command of `llama-batched-bench`; `measure` is the column read: `speed_tg`, or `speed` of the whole."""
+    def batched(self, kind, n_prompt, n_gen, batch, measure, *options):
+        """Command of `llama-batched-bench`; `measure` is the column read: `speed_tg`, or `t`, the seconds of the whole."""
         context = batch * (n_prompt + n_gen) + 64
         command = [self.bin / "llama-batched-bench", "-m", self.gguf[kind], "-t", self.threads, "-c", context]
-        command += ["-npp", n_prompt, "-ntg", n_gen, "-npl", batch, "--output-format", "jsonl"]
+        command += ["-npp", n_prompt, "-ntg", n_gen, "-npl", batch, "--output-format", "jsonl", *options]
 
         def read(out):
             rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]

@@ -11,6 +11,7 @@ use super::matmul::{Source, Weight, matmul_nn_rows, matmul_tn_rows};
 use super::parallel::{self, rows_per_task};
 use super::rounding::round;
 use super::scratch::Scratch;
+use super::simd::{Kernel, LANES, Simd, dispatch};
 use crate::device::{Compute, Cost, DType, Device, Op, Tensor};
 use half::bf16;
 
@@ -155,9 +156,28 @@ fn add_scaled(dev: &Device, y: &mut [f32], x: &[f32], factors: &[f32]) {
     let _span = dev.span(Op::CrossEntropy, Cost { flops: 2 * x.len() as u64, bytes: 12 * x.len() as u64 });
     let rows = rows_per_task(factors.len(), width);
     let tasks = y.chunks_mut(rows * width).zip(x.chunks(rows * width)).zip(factors.chunks(rows));
-    parallel::for_each(tasks, |((y, x), factors)| {
-        for ((y, x), factor) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(factors) {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = factor.mul_add(*x, *y));
+    parallel::for_each(tasks, |((y, x), factors)| dispatch(AddScaled { y, x, factors }));
+}
+
+/// [`add_scaled`] of a task.
+struct AddScaled<'a> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    factors: &'a [f32],
+}
+
+impl Kernel for AddScaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let width = self.x.len() / self.factors.len();
+        let rows = self.y.chunks_exact_mut(width).zip(self.x.chunks_exact(width));
+        for ((y, x), factor) in rows.zip(self.factors) {
+            for (y, x) in y.chunks_mut(LANES).zip(x.chunks(LANES)) {
+                // SAFETY: inside `dispatch`.
+                unsafe { S::write(y, S::fma(S::splat(*factor), S::read(x), S::read(y))) };
+            }
         }
-    });
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::check;
 use super::parallel;
+use super::simd::{Kernel, Simd, dispatch};
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
@@ -31,7 +32,7 @@ pub fn grad_norm(dev: &Device, grads: &[&Tensor]) -> Result<f64> {
     }
     let chunks: Vec<&[f32]> = grads.iter().flat_map(|g| g.f32().chunks(CHUNK)).collect();
     let mut partial = vec![0.0; chunks.len()];
-    parallel::for_each(chunks.iter().zip(&mut partial), |(chunk, sum)| *sum = sum_of_squares(chunk));
+    parallel::for_each(chunks.iter().zip(&mut partial), |(chunk, sum)| *sum = dispatch(SumOfSquares(chunk)));
     Ok(partial.iter().sum::<f64>().sqrt())
 }
 
@@ -67,14 +68,25 @@ fn on_card(cuda: &Arc<Cuda>, grads: &[&Tensor]) -> Result<f64> {
 }
 
 /// Eight running sums, so that the additions do not wait for one another.
-fn sum_of_squares(x: &[f32]) -> f64 {
-    let mut sums = [0.0f64; 8];
-    for eight in x.chunks(8) {
-        for (sum, &x) in sums.iter_mut().zip(eight) {
+struct SumOfSquares<'a>(&'a [f32]);
+
+impl Kernel for SumOfSquares<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f64 {
+        let mut sums = [0.0f64; 8];
+        let (eights, rest) = self.0.as_chunks::<8>();
+        for eight in eights {
+            for (sum, &x) in sums.iter_mut().zip(eight) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        for (sum, &x) in sums.iter_mut().zip(rest) {
             *sum += f64::from(x) * f64::from(x);
         }
+        sums.iter().sum()
     }
-    sums.iter().sum()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! |-|-|
 //! | `forward.rs` | packed sequences |
 //! | `backward.rs` | their gradients |
+//! | `key_span.rs` | some keys against all queries that see them |
 //! | `paged.rs` | keys and values in pages, for generation |
 //! | `tiles.rs` | keys and values in the order in which products read them |
 //! | `flash.rs` | a block of query rows against the keys before it, of both kinds |
@@ -19,7 +20,10 @@ mod cuda;
 mod cuda_sm90;
 mod flash;
 mod forward;
+mod key_span;
 mod paged;
+#[cfg(test)]
+mod paged_tests;
 #[cfg(test)]
 mod tests;
 mod tiles;

@@ -1,28 +1,28 @@
-//! Attention forward, backward and paged against f64, and their promises of equal bits.
+//! Attention forward and backward against f64, and their promises of equal bits.
 
-use super::{Heads, PagedBatch, attention, attention_backward, cache_slots, cost, kv_store, paged_attention};
-use crate::device::{Compute, DType, Device, Op, Tensor};
+use super::{Heads, attention, attention_backward, cost};
+use crate::device::{Compute, Device, Op, Tensor};
 use crate::ops::rounding::bf16_value;
-use crate::ops::testing::{assert_close, assert_derivative, bits, random_tensor, to_bf16, unwritten, wide};
+use crate::ops::testing::{assert_close, assert_derivative, bits, random_tensor, unwritten, wide};
 
 /// Head counts with 1, 3, 4 and 8 queries to a key, head sizes with and without whole vectors.
 const SHAPES: [(usize, usize, usize); 6] = [(2, 2, 16), (3, 1, 64), (8, 2, 12), (8, 1, 80), (4, 4, 128), (9, 3, 64)];
 
-fn heads((n_heads, n_kv_heads, head_dim): (usize, usize, usize)) -> Heads {
+pub(super) fn heads((n_heads, n_kv_heads, head_dim): (usize, usize, usize)) -> Heads {
     Heads { n_heads, n_kv_heads, head_dim }
 }
 
-struct Case {
-    heads: Heads,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+pub(super) struct Case {
+    pub heads: Heads,
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
     dy: Tensor,
-    cu_seqlens: Tensor,
+    pub cu_seqlens: Tensor,
 }
 
 impl Case {
-    fn new(heads: Heads, lengths: &[usize]) -> Case {
+    pub fn new(heads: Heads, lengths: &[usize]) -> Case {
         let tokens: usize = lengths.iter().sum();
         let (q, kv) = ([tokens, heads.n_heads * heads.head_dim], [tokens, heads.n_kv_heads * heads.head_dim]);
         let mut offsets = vec![0u32];
@@ -32,7 +32,7 @@ impl Case {
         Case { heads, q, k, v, dy, cu_seqlens: Tensor::from_u32(&offsets) }
     }
 
-    fn forward(&self, dev: &Device) -> (Tensor, Tensor) {
+    pub fn forward(&self, dev: &Device) -> (Tensor, Tensor) {
         let (mut y, mut lse) = (unwritten(self.q.shape()), unwritten(&[self.q.rows(), self.heads.n_heads]));
         attention(dev, &mut y, &mut lse, &self.q, &self.k, &self.v, &self.cu_seqlens, self.heads).unwrap();
         (y, lse)
@@ -132,6 +132,32 @@ impl Reference {
         });
         [dq, dk, dv]
     }
+
+    /// What rounding to bf16 (by up to 2^-8) may change of [`Reference::backward`]: weights and their gradients as operands, and the
+    /// output, whose weights were rounded, in `delta`.
+    fn bounds_of_bf16(&self, dy: &[f64]) -> [Vec<f64>; 3] {
+        const BF16: f64 = 1.0 / 256.0;
+        let d = self.heads.head_dim;
+        let (mut dq, mut dk, mut dv) = (vec![0.0; self.q.len()], vec![0.0; self.k.len()], vec![0.0; self.v.len()]);
+        let (y, _) = self.forward();
+        self.each(|row, keys, weights, _| {
+            let sum = |f: &dyn Fn(usize) -> f64| (0..d).map(f).sum::<f64>();
+            let of_dy = &dy[row * d..(row + 1) * d];
+            let delta = sum(&|i| of_dy[i] * y[row * d + i]);
+            let averaged = |i: usize| keys.iter().zip(weights).map(|(j, p)| p * self.v[j * d + i].abs()).sum::<f64>();
+            let of_delta = BF16 * sum(&|i| of_dy[i].abs() * averaged(i));
+            for (&key, p) in keys.iter().zip(weights) {
+                let dp = sum(&|i| of_dy[i] * self.v[key * d + i]);
+                let ds = p * (BF16 * (dp - delta).abs() + of_delta * (1.0 + BF16)) / (d as f64).sqrt();
+                for i in 0..d {
+                    dv[key * d + i] += BF16 * p * of_dy[i].abs();
+                    dk[key * d + i] += ds * self.q[row * d + i].abs();
+                    dq[row * d + i] += ds * self.k[key * d + i].abs();
+                }
+            }
+        });
+        [dq, dk, dv]
+    }
 }
 
 /// Sums of up to 128 + 200 products of unit numbers with errors of 2^-24 each.
@@ -180,6 +206,29 @@ fn attention_gradients_equal_the_f64_formula() {
             let want = case.reference().backward(&wide(case.dy.f32()));
             for ((name, got), want) in ["dq", "dk", "dv"].iter().zip(case.backward(&Device::cpu())).zip(want) {
                 assert_close(&format!("{shape:?} {lengths:?} {name}"), got.f32(), &want, 4.0 * TOLERANCE);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_gradients_of_bf16_are_those_of_the_rounded_inputs_up_to_the_rounding_of_weights() {
+    let dev = Device::cpu().with_compute(Compute::Bf16).unwrap();
+    let rounded = |x: &[f32]| x.iter().map(|&x| f64::from(bf16_value(x))).collect::<Vec<_>>();
+    for shape in SHAPES {
+        for lengths in [&[1usize, 5, 70, 129][..], &[64], &[33, 17], &[530]] {
+            let case = Case::new(heads(shape), lengths);
+            let (root, scale) = ((shape.2 as f64).sqrt(), 1.0 / (shape.2 as f32).sqrt());
+            let q = case.q.f32().iter().map(|q| f64::from(bf16_value(q * scale)) * root).collect();
+            let (k, v) = (rounded(case.k.f32()), rounded(case.v.f32()));
+            let (reference, dy) = (Reference { q, k, v, ..case.reference() }, rounded(case.dy.f32()));
+            let (want, bounds) = (reference.backward(&dy), reference.bounds_of_bf16(&dy));
+            for ((got, want), bounds) in case.backward(&dev).iter().zip(want).zip(bounds) {
+                for (i, ((got, want), bound)) in got.f32().iter().zip(want).zip(bounds).enumerate() {
+                    let error = (f64::from(*got) - want).abs();
+                    let place = format!("{shape:?} {lengths:?}, element {i}: {got} for {want}");
+                    assert!(error < bound + 4.0 * TOLERANCE, "{place}, {error} beyond {bound}");
+                }
             }
         }
     }
@@ -240,80 +289,6 @@ fn gradients_do_not_depend_on_the_number_of_threads() {
         pool.install(|| case.backward(&Device::cpu()).map(|t| bits(t.f32())))
     };
     assert_eq!(run(1), run(3));
-}
-
-/// Runs the sequences through pages in steps of at most `chunk` tokens, all sequences beside each other, and gives `y`
-/// in packed order.
-fn paged(dev: &Device, case: &Case, lengths: &[usize], chunk: usize, page_size: usize, together: bool) -> Vec<f32> {
-    let (offsets, width, kv) = (case.cu_seqlens.u32(), case.q.row_len(), case.k.row_len());
-    let max_pages = lengths.iter().max().unwrap().div_ceil(page_size);
-    let pages = lengths.len() * max_pages;
-    // Pages are handed out backwards and interleaved, so that neighbours in position are not neighbours in memory.
-    let page = |s: usize, i: usize| (pages - 1 - (i * lengths.len() + s)) as u32;
-    // What is not in use is no number, and none of it may reach a result.
-    let pool = || {
-        let pool = unwritten(&[cache_slots(pages, page_size), kv]);
-        if dev.kv_cache() == DType::BF16 { to_bf16(&pool) } else { pool }
-    };
-    let (mut k_pages, mut v_pages) = (pool(), pool());
-    let mut out = vec![f32::NAN; case.q.elements()];
-    let groups: Vec<Vec<usize>> =
-        if together { vec![(0..lengths.len()).collect()] } else { (0..lengths.len()).map(|s| vec![s]).collect() };
-    for group in groups {
-        let mut done = 0;
-        while group.iter().any(|&s| done < lengths[s]) {
-            let active: Vec<usize> = group.iter().copied().filter(|&s| done < lengths[s]).collect();
-            let (mut rows, mut cu, mut lens, mut slots, mut table) = (vec![], vec![0u32], vec![], vec![], vec![]);
-            for &s in &active {
-                let end = lengths[s].min(done + chunk);
-                for p in done..end {
-                    rows.push(offsets[s] as usize + p);
-                    slots.push(page(s, p / page_size) * page_size as u32 + (p % page_size) as u32);
-                }
-                cu.push(rows.len() as u32);
-                lens.push(end as u32);
-                table.extend((0..max_pages).map(|i| page(s, i)));
-            }
-            let gather = |t: &Tensor| {
-                let w = t.row_len();
-                let values: Vec<f32> = rows.iter().flat_map(|r| t.f32()[r * w..(r + 1) * w].to_vec()).collect();
-                Tensor::from_f32(&values, &[rows.len(), w])
-            };
-            let (q, k, v) = (gather(&case.q), gather(&case.k), gather(&case.v));
-            kv_store(dev, &mut k_pages, &mut v_pages, &k, &v, &Tensor::from_u32(&slots), case.heads).unwrap();
-            let mut page_table = Tensor::zeros(&[active.len(), max_pages], DType::U32);
-            page_table.u32_mut().copy_from_slice(&table);
-            let (cu_seqlens, context_lens) = (Tensor::from_u32(&cu), Tensor::from_u32(&lens));
-            let batch =
-                PagedBatch { cu_seqlens: &cu_seqlens, context_lens: &context_lens, page_table: &page_table, page_size };
-            let mut y = unwritten(q.shape());
-            paged_attention(dev, &mut y, &q, &k_pages, &v_pages, &batch, case.heads).unwrap();
-            for (y, r) in y.f32().chunks(width).zip(&rows) {
-                out[r * width..(r + 1) * width].copy_from_slice(y);
-            }
-            done += chunk;
-        }
-    }
-    out
-}
-
-#[test]
-fn pages_chunks_and_batch_do_not_change_a_bit() {
-    for shape in [(9, 3, 64), (4, 4, 12), (8, 1, 80)] {
-        let lengths = [70, 1, 133, 64];
-        let case = Case::new(heads(shape), &lengths);
-        for compute in [Compute::F32, Compute::Bf16] {
-            let dev = Device::cpu().with_compute(compute).unwrap();
-            let want = bits(case.forward(&dev).0.f32());
-            for (chunk, page_size, together) in
-                [(1, 16, true), (7, 1, true), (64, 100, false), (200, 16, true), (33, 64, true)]
-            {
-                let got = bits(&paged(&dev, &case, &lengths, chunk, page_size, together));
-                let place = format!("{compute} {shape:?}: chunks of {chunk}, pages of {page_size}");
-                assert!(got == want, "{place}, together: {together}");
-            }
-        }
-    }
 }
 
 #[test]

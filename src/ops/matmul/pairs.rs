@@ -4,7 +4,9 @@
 
 use super::pack::{Left, Right, Source, transpose_u32};
 use super::scratch;
-use super::tile::PANEL;
+use super::tile::{Isa, PANEL};
+#[cfg(target_arch = "x86_64")]
+use super::transpose;
 use crate::ops::rounding::{bf16_bits, round};
 use crate::ops::simd::{Kernel, LANES, Simd, dispatch, dispatch_dot};
 use half::bf16;
@@ -31,10 +33,7 @@ impl<'a> Left<'a> {
                 let rows = dst.len() / pairs.max(1);
                 scratch::with(rows * pairs, |block| {
                     let block: &mut [u32] = bytemuck::cast_slice_mut(block);
-                    for (p, block) in block.chunks_exact_mut(rows.max(1)).enumerate() {
-                        let odd = (2 * p + 1 < k).then_some((2 * p + 1) * m + first);
-                        x.interleave(block, 2 * p * m + first, odd);
-                    }
+                    x.interleave(block, rows, Columns { first, columns: rows, row: m, steps: k });
                     transpose_u32(dst, pairs, block, rows, pairs, rows);
                 });
             }
@@ -58,25 +57,48 @@ impl Right<'_> {
             dst[..pairs * PANEL].fill(0);
         }
         match self {
-            Right::Rows(t, offset) => scratch::with(columns * pairs, |rows| {
-                let rows: &mut [u32] = bytemuck::cast_slice_mut(rows);
-                for (j, row) in rows.chunks_exact_mut(pairs.max(1)).enumerate() {
-                    Source::of(t, 0).round_row(row, (offset + first + j) * k + from, to - from);
-                }
-                transpose_u32(dst, PANEL, rows, pairs, columns, pairs);
-            }),
+            Right::Rows(t, offset) => {
+                let at = (offset + first) * k + from;
+                let done = Source::of(t, at).transpose_pairs(dst, k, columns, (to - from) / 2);
+                let (dst, from, pairs) = (&mut dst[done * PANEL..], from + 2 * done, pairs - done);
+                scratch::with(columns * pairs, |rows| {
+                    let rows: &mut [u32] = bytemuck::cast_slice_mut(rows);
+                    for (j, row) in rows.chunks_exact_mut(pairs.max(1)).enumerate() {
+                        Source::of(t, 0).round_row(row, (offset + first + j) * k + from, to - from);
+                    }
+                    transpose_u32(dst, PANEL, rows, pairs, columns, pairs);
+                });
+            }
             Right::Columns(t, offset) => {
-                let source = Source::of(t, 0);
-                for (p, dst) in (from..to).step_by(2).zip(dst.chunks_exact_mut(PANEL)) {
-                    let odd = (p + 1 < to).then_some((offset + p + 1) * n + first);
-                    source.interleave(&mut dst[..columns], (offset + p) * n + first, odd);
-                }
+                let of = Columns { first: (offset + from) * n + first, columns, row: n, steps: to - from };
+                Source::of(t, 0).interleave(dst, PANEL, of);
             }
         }
     }
 }
 
 impl Source<'_> {
+    /// Pairs of `columns` rows of f32 at a stride of `k`, each row into a column of a panel: as many of `pairs` as vector instructions
+    /// can do; returns how many.
+    #[cfg(target_arch = "x86_64")]
+    fn transpose_pairs(self, dst: &mut [u32], k: usize, columns: usize, pairs: usize) -> usize {
+        let done = pairs / transpose::BLOCK * transpose::BLOCK;
+        match self {
+            Source::F32(x) if done > 0 && columns > 0 && Isa::best() == Isa::Avx512Bf16 => {
+                assert!(x.len() >= (columns - 1) * k + 2 * done && dst.len() >= done * PANEL && columns <= PANEL);
+                // SAFETY: the sizes were asserted, the instructions detected.
+                unsafe { transpose::transpose_pairs(dst.as_mut_ptr().cast(), PANEL, x.as_ptr(), k, columns, done) };
+                done
+            }
+            _ => 0,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn transpose_pairs(self, _: &mut [u32], _: usize, _: usize, _: usize) -> usize {
+        0
+    }
+
     /// Elements `at .. at + len`, rounded, as pairs.
     fn round_row(self, dst: &mut [u32], at: usize, len: usize) {
         let out: &mut [u16] = bytemuck::cast_slice_mut(dst);
@@ -92,31 +114,43 @@ impl Source<'_> {
         }
     }
 
-    /// `dst[i]` = elements `even + i` and `odd + i`, rounded, as a pair.
-    fn interleave(self, dst: &mut [u32], even: usize, odd: Option<usize>) {
-        let n = dst.len();
+    /// Rows of `width` pairs: in each, numbers from two rows, rounded.
+    fn interleave(self, dst: &mut [u32], width: usize, of: Columns) {
         match self {
-            Source::F32(x) => {
-                let (even, odd) = (&x[even..even + n], odd.map(|odd| &x[odd..odd + n]));
-                dispatch_dot(RoundPairs { dst: bytemuck::cast_slice_mut(dst), even, odd });
-            }
-            Source::Bf16(x) => {
-                let (even, odd) = (&x[even..even + n], odd.map(|odd| &x[odd..odd + n]));
-                dispatch(Interleave { dst, even, odd, bits: bf16::to_bits });
-            }
-            Source::F16(x) => {
-                let (even, odd) = (&x[even..even + n], odd.map(|odd| &x[odd..odd + n]));
-                dispatch(Interleave { dst, even, odd, bits: |v: half::f16| bf16_bits(v.to_f32()) });
-            }
+            Source::F32(x) => dispatch_dot(RoundPairs { dst: bytemuck::cast_slice_mut(dst), width, x, of }),
+            Source::Bf16(x) => dispatch(Interleave { dst, width, x, of, bits: bf16::to_bits }),
+            Source::F16(x) => dispatch(Interleave { dst, width, x, of, bits: |v: half::f16| bf16_bits(v.to_f32()) }),
         }
     }
 }
 
-/// [`Interleave`] of f32; the u32 are the bits of `dst`.
+/// Some columns of a matrix: `steps` rows at a stride of `row`, the first of which starts at element `first`.
+#[derive(Clone, Copy)]
+struct Columns {
+    first: usize,
+    columns: usize,
+    row: usize,
+    steps: usize,
+}
+
+impl Columns {
+    /// Two neighbouring rows of `x`; none behind the last of an odd number.
+    #[inline(always)]
+    fn pair<T>(self, x: &[T], i: usize) -> [&[T]; 2] {
+        let row = |p: usize| {
+            let at = self.first + p * self.row;
+            if p < self.steps { &x[at..at + self.columns] } else { &[] }
+        };
+        [row(2 * i), row(2 * i + 1)]
+    }
+}
+
+/// [`Source::interleave`] of f32; the u32 are the bits of `dst`.
 struct RoundPairs<'a> {
     dst: &'a mut [f32],
-    even: &'a [f32],
-    odd: Option<&'a [f32]>,
+    width: usize,
+    x: &'a [f32],
+    of: Columns,
 }
 
 impl Kernel for RoundPairs<'_> {
@@ -124,24 +158,23 @@ impl Kernel for RoundPairs<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let mut odd = self.odd.map(|odd| odd.chunks(LANES));
-        for (dst, even) in self.dst.chunks_mut(LANES).zip(self.even.chunks(LANES)) {
-            // SAFETY: inside `dispatch_dot`.
-            unsafe {
-                let odd = match odd.as_mut().and_then(Iterator::next) {
-                    Some(odd) => S::read(odd),
-                    None => S::splat(0.0),
-                };
-                S::write(dst, S::pair(S::read(even), odd));
+        for (i, dst) in self.dst.chunks_exact_mut(self.width.max(1)).take(self.of.steps.div_ceil(2)).enumerate() {
+            let [even, odd] = self.of.pair(self.x, i);
+            for (c, dst) in dst[..self.of.columns].chunks_mut(LANES).enumerate() {
+                let odd = odd.get(c * LANES..).unwrap_or(&[]);
+                // SAFETY: inside `dispatch_dot`.
+                unsafe { S::write(dst, S::pair(S::read(&even[c * LANES..]), S::read(odd))) };
             }
         }
     }
 }
 
+/// [`Source::interleave`] of numbers of 16 bits, each as the `bits` of a bf16.
 struct Interleave<'a, T, F> {
     dst: &'a mut [u32],
-    even: &'a [T],
-    odd: Option<&'a [T]>,
+    width: usize,
+    x: &'a [T],
+    of: Columns,
     bits: F,
 }
 
@@ -151,13 +184,14 @@ impl<T: Copy, F: Fn(T) -> u16> Kernel for Interleave<'_, T, F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let bits = self.bits;
-        match self.odd {
-            Some(odd) => {
-                for ((dst, &even), &odd) in self.dst.iter_mut().zip(self.even).zip(odd) {
-                    *dst = u32::from(bits(even)) | u32::from(bits(odd)) << 16;
-                }
+        for (i, dst) in self.dst.chunks_exact_mut(self.width.max(1)).take(self.of.steps.div_ceil(2)).enumerate() {
+            let [even, odd] = self.of.pair(self.x, i);
+            if odd.is_empty() {
+                dst.iter_mut().zip(even).for_each(|(dst, &even)| *dst = u32::from(bits(even)));
             }
-            None => self.dst.iter_mut().zip(self.even).for_each(|(dst, &even)| *dst = u32::from(bits(even))),
+            for ((dst, &even), &odd) in dst.iter_mut().zip(even).zip(odd) {
+                *dst = u32::from(bits(even)) | u32::from(bits(odd)) << 16;
+            }
         }
     }
 }

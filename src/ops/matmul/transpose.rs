@@ -16,7 +16,7 @@ pub unsafe fn transpose<const KIND: u8>(dst: *mut f32, width: usize, src: *const
     for p in (0..k).step_by(BLOCK) {
         for i in (0..rows).step_by(BLOCK) {
             let present = BLOCK.min(rows - i);
-            // SAFETY: rows that are not present are neither read nor, by the mask, written.
+            // SAFETY: rows that are not present are neither read nor written.
             unsafe {
                 let block = std::array::from_fn(|r| {
                     if r >= present {
@@ -32,12 +32,49 @@ pub unsafe fn transpose<const KIND: u8>(dst: *mut f32, width: usize, src: *const
                         _ => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
                     }
                 });
-                let mask = if present == BLOCK { !0 } else { (1u16 << present) - 1 };
-                for (c, column) in columns(block).into_iter().enumerate() {
-                    _mm512_mask_storeu_ps(dst.add((p + c) * width + i), mask, column);
-                }
+                store(dst.add(p * width + i), width, columns(block), present);
             }
         }
+    }
+}
+
+/// `dst[p * width + i]` = the pair `src[i * ld + 2 p]`, `src[i * ld + 2 p + 1]`, rounded to bf16, for `i < rows`, `p < pairs`, `pairs` a
+/// multiple of [`BLOCK`].
+///
+/// # Safety
+/// `src` and `dst` cover these elements, and the CPU has AVX-512F and BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn transpose_pairs(dst: *mut f32, width: usize, src: *const f32, ld: usize, rows: usize, pairs: usize) {
+    for p in (0..pairs).step_by(BLOCK) {
+        for i in (0..rows).step_by(BLOCK) {
+            let present = BLOCK.min(rows - i);
+            // SAFETY: rows that are not present are neither read nor written.
+            unsafe {
+                let block = std::array::from_fn(|r| {
+                    if r >= present {
+                        return _mm512_setzero_ps();
+                    }
+                    let at = src.add((i + r) * ld + 2 * p);
+                    let rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(at.add(BLOCK)), _mm512_loadu_ps(at));
+                    std::mem::transmute::<__m512bh, __m512>(rounded)
+                });
+                store(dst.add(p * width + i), width, columns(block), present);
+            }
+        }
+    }
+}
+
+/// Writes the first `present` lanes of 16 registers, `width` floats apart.
+///
+/// # Safety
+/// `dst` covers them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store(dst: *mut f32, width: usize, block: [__m512; BLOCK], present: usize) {
+    let mask = if present == BLOCK { !0 } else { (1u16 << present) - 1 };
+    for (c, column) in block.into_iter().enumerate() {
+        // SAFETY: by the caller's promise; lanes beyond `present` are masked.
+        unsafe { _mm512_mask_storeu_ps(dst.add(c * width), mask, column) };
     }
 }
 

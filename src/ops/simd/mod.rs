@@ -242,7 +242,10 @@ pub(crate) trait Kernel {
 #[inline]
 pub(crate) fn dispatch_dot<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma")
+    if is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("fma")
     {
         // SAFETY: the features were detected just now.
         return unsafe { x86::run_avx512_bf16(kernel) };

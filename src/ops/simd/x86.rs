@@ -11,8 +11,8 @@ pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<Avx512<false>>() }
 }
 
-/// Runs a kernel compiled for AVX-512 with BF16.
-#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+/// Runs a kernel compiled for AVX-512 with BF16 and BW.
+#[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx2,fma")]
 pub(super) fn run_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function has the features.
     unsafe { kernel.run::<Avx512<true>>() }
@@ -25,7 +25,19 @@ pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<Avx2>() }
 }
 
-/// AVX-512 F, with AVX-512 BF16 or without.
+/// The halves of lane `i`: numbers `i` and `16 + i` of 32.
+const HALVES: [u16; 2 * LANES] = {
+    let mut order = [0; 2 * LANES];
+    let mut i = 0;
+    while i < LANES {
+        order[2 * i] = i as u16;
+        order[2 * i + 1] = (LANES + i) as u16;
+        i += 1;
+    }
+    order
+};
+
+/// AVX-512 F, with AVX-512 BF16 and BW or without.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const BF16: bool>;
 
@@ -129,10 +141,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn pair(low: Self::V, high: Self::V) -> Self::V {
         unsafe {
             if BF16 {
-                let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
-                let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
-                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
-                return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), high));
+                let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                let order = _mm512_loadu_si512(HALVES.as_ptr().cast());
+                return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, rounded));
             }
             super::pair_lanes::<Self>(low, high)
         }
