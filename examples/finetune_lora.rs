@@ -13,14 +13,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [model, data, out] = &arguments[..] else {
         return Err("usage: finetune_lora MODEL data.jsonl ADAPTER".into());
     };
-    let method = Method::Lora(LoraConfig {
-        r: 8,
-        lora_alpha: 16.0,
-        lora_dropout: 0.0,
-        target_modules: vec![Projection::QProj, Projection::VProj],
-        layers_to_transform: None,
-        use_rslora: false,
-    });
+    let target_modules = vec![Projection::QProj, Projection::VProj];
+    let method = Method::Lora(LoraConfig { target_modules, ..LoraConfig::default() });
     let options = FinetuneOptions::new(source::resolve(model)?, data.into(), out.into(), method);
     let report = finetune(&Device::cpu(), &FinetuneOptions { max_steps: Some(20), ..options })?;
     println!("losses {:.3?}, {:.2e} FLOP in {:.1} s", report.losses, report.flops as f64, report.seconds);

@@ -17,6 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: logits MODEL '[[ID, ...], ...]' [ADAPTER]".into()),
     };
     let sequences: Vec<Vec<u32>> = serde_json::from_str(ids)?;
+    if sequences.iter().any(Vec::is_empty) {
+        return Err("a sequence without ids has no last position".into());
+    }
 
     let dev = Device::cpu();
     let mut model = Llama::load(&source::resolve(model)?)?;

@@ -15,14 +15,14 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let handlers = ratoon::interrupt::install().and_then(|()| ratoon::model::mapped::install_fault_handler());
     if let Err(e) = handlers {
-        eprintln!("error: cannot install the signal handlers: {e}");
+        cli::say(&format!("error: cannot install the signal handlers: {e}"));
         return ExitCode::from(4);
     }
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever a template or a file's name puts into it.
-            eprintln!("error: {}", error.to_string().replace(['\n', '\r'], " "));
+            cli::say(&format!("error: {}", error.to_string().replace(['\n', '\r'], " ")));
             ExitCode::from(error.exit_code())
         }
     }

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The directory that holds `path` (`.` for a bare name).
@@ -79,12 +79,38 @@ pub fn refuse_inputs<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Pat
     }
 }
 
-/// The error for an output that would be a file where a directory stands.
-pub fn refuse_directory(output: &Path) -> Result<()> {
-    match output.is_dir() {
-        true => Err(Error::usage(format!("output {}", output.display()), "a file to write", "a directory")),
-        false => Ok(()),
+/// The error for an output that would be a file where something else stands: a directory, or a device such as `/dev/null`, which
+/// would be replaced by a file for everyone.
+pub fn refuse_other_than_file(output: &Path) -> Result<()> {
+    // A link in there may lead to a file: `/dev/stdout` does, when that is redirected.
+    let among_devices =
+        parent(output).canonicalize().is_ok_and(|dir| dir == Path::new("/dev") || dir.starts_with("/proc"));
+    let found = match fs::metadata(output) {
+        Ok(there) if there.is_dir() => "a directory",
+        Ok(there) if !there.is_file() || among_devices => "a device or a pipe",
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("output {}", output.display()), "a file to write", found))
+}
+
+/// Most bytes of a file that may be an earlier output of [`refuse_foreign_file`].
+const MOST_REPORT: u64 = 256 << 20;
+
+/// Keeps a file that this program did not make from being replaced: [`Error::Usage`] when `output` is there, is not empty and
+/// `ours` does not know its bytes.
+pub fn refuse_foreign_file(output: &Path, ours: impl FnOnce(&[u8]) -> bool) -> Result<()> {
+    let mut bytes = Vec::new();
+    match File::open(output) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => {
+            file.and_then(|file| file.take(MOST_REPORT).read_to_end(&mut bytes)).map_err(Error::io(output, "read"))?
+        }
+    };
+    if bytes.is_empty() || ours(&bytes) {
+        return Ok(());
     }
+    let expected = "an earlier output to replace (remove other things yourself)";
+    Err(Error::usage(format!("output {}", output.display()), expected, "another file"))
 }
 
 /// Keeps what this program did not make from being replaced: [`Error::Usage`] for a file, and for a directory that holds

@@ -1,7 +1,7 @@
 //! Progress with rate and ETA on stderr: a bar on a terminal, plain lines elsewhere, nothing unless the program asks for it.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -16,8 +16,13 @@ pub fn enable(on: bool) {
 /// Prints one line for people (stderr), above any running bar's line. Silent unless progress is on.
 pub fn line(text: &str) {
     if ENABLED.load(Relaxed) {
-        eprintln!("{text}");
+        say(text);
     }
+}
+
+/// A line on stderr. That it cannot be written, as when a log's disk is full, ends no run.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Seconds between plain lines when stderr is not a terminal.
@@ -47,7 +52,7 @@ impl Progress {
         bar.set_prefix(label.to_string());
         bar.enable_steady_tick(Duration::from_millis(500));
         let plain = (enabled && !terminal).then(|| {
-            eprintln!("{label}: {total} {unit}");
+            say(&format!("{label}: {total} {unit}"));
             Mutex::new(Instant::now())
         });
         Progress { bar, label: label.to_string(), unit, plain, start: Instant::now() }
@@ -67,7 +72,7 @@ impl Progress {
         let eta = total.saturating_sub(done) as f64 / rate.max(1e-9);
         let (label, unit, message) = (&self.label, self.unit, self.bar.message());
         let line = format!("{label}: {done}/{total} {unit}, {rate:.1} {unit}/s, ETA {eta:.0} s {message}");
-        eprintln!("{}", line.trim_end());
+        say(line.trim_end());
     }
 
     /// Shows a short text behind the numbers (a loss, a rate).
@@ -82,7 +87,7 @@ impl Drop for Progress {
         if ENABLED.load(Relaxed) {
             let (seconds, done) = (self.start.elapsed().as_secs_f64(), self.bar.position());
             let line = format!("{}: {done} {} in {seconds:.1} s {}", self.label, self.unit, self.bar.message());
-            eprintln!("{}", line.trim_end());
+            say(line.trim_end());
         }
     }
 }

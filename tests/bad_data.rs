@@ -129,10 +129,55 @@ fn a_torn_last_line_is_an_error_unless_the_reader_resumes() {
 fn lines_that_are_no_objects_are_named() {
     assert_names(b"{\"text\":\"a\"}\n[{\"text\":\"a\"}]\n", &["line 2", "expected a JSON object", "a list", "jq"]);
     assert_names(b"[\n{\"text\":\"a\"}\n]\n", &["line 1", "jq"]);
+    assert_names(b"[{\"text\":\"a\"}]", &["line 1: expected a JSON object, found a list", "jq"]);
     assert_names(b"\"text\"\n", &["line 1", "a string"]);
+    assert_names(b"{\n  \"text\": \"a\"\n}\n", &["line 1", "JSON objects over many lines", "jq -c '.'"]);
     assert_names(b"{'text': 1}\n", &["line 1", "column 2"]);
     assert_names(b"{\"text\":\"a\"}\nversion https://git-lfs\n", &["line 2", "expected a JSON object"]);
     assert_names("[".repeat(100_000).as_bytes(), &["line 1", "recursion limit"]);
+}
+
+/// A table as spreadsheets save it, with a byte-order mark, a comma and a line break inside a field.
+const TABLE: &str = "\u{feff}prompt,completion\r\n\"a, b\",\"c\nd\"\r\n";
+
+#[test]
+fn tables_and_archives_are_named_with_the_way_to_convert_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = read(&path, &ReadOptions::default()).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        error.to_string()
+    };
+    let archive = refused("rows.jsonl.gz", b"\x1f\x8b\x08\0");
+    assert!(archive.contains("a gzip archive is not supported") && archive.contains("gzip -dk"), "{archive}");
+    assert!(refused("rows.jsonl.zst", b"\x28\xb5\x2f\xfd").contains("zstd -dk"));
+    for (name, separator) in [("my rows.csv", ","), ("rows.tsv", "\t")] {
+        let table =
+            TABLE.replace("prompt,", &format!("prompt{separator}")).replace("\",\"", &format!("\"{separator}\""));
+        let said = refused(name, table.as_bytes());
+        let (_, command) = said.split_once("one JSON object a line is: ").expect(&said);
+        let converted = std::process::Command::new("sh").args(["-c", command]).current_dir(dir.path()).status();
+        assert!(converted.unwrap().success(), "{command}");
+        let rows = read(&dir.path().join("rows.jsonl"), &ReadOptions::default()).unwrap();
+        let row = Example::Completion { prompt: "a, b".into(), completion: "c\nd".into() };
+        assert_eq!(rows.iter().map(|row| &row.example).collect::<Vec<_>>(), [&row], "{name}");
+    }
+    // The name alone decides nothing.
+    let path = dir.path().join("rows.csv");
+    std::fs::write(&path, "{\"text\":\"a\"}\n").unwrap();
+    assert_eq!(read(&path, &ReadOptions::default()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_pipe_is_refused_in_words() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut &writer, b"{\"text\":\"a\"}\n").unwrap();
+    drop(writer);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    let said = read(Path::new(&path), &ReadOptions::default()).unwrap_err().to_string();
+    assert!(said.ends_with("expected one that can be read more than once, found a pipe"), "{said}");
 }
 
 #[test]
@@ -152,6 +197,7 @@ fn an_id_used_twice_names_both_lines() {
 #[test]
 fn a_missing_or_wrong_field_names_the_keys_and_the_accepted_forms() {
     assert_names(b"{\"prompt\":\"p\",\"answr\":\"x\"}\n", &["line 1", "the keys prompt, answr", "{text}", "GSM8K"]);
+    assert_names(b"{\"prompt\":\"p\",\"completion\":null}\n", &["the keys prompt, completion (null)"]);
     assert_names(b"{}\n", &["no keys"]);
     assert_names(b"{\"text\":5}\n", &["field \"text\"", "expected a string", "the number 5"]);
     assert_names(b"{\"messages\":\"hi\"}\n", &["field \"messages\"", "a list of messages", "a string"]);

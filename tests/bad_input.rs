@@ -203,8 +203,12 @@ fn rows_without_anything_to_learn_and_rows_that_are_too_long_are_counted_or_name
     desk.refused(&finetune("masked.jsonl"), 3, &masked);
     let long = "x".repeat(3000);
     desk.write("long.jsonl", format!("{{\"prompt\":\"a\",\"completion\":\"{long}\"}}\n"));
-    let too_long =
-        ["long.jsonl: row 0 (line 1): expected at most 1024 tokens", "--on-overflow drop|truncate", "found 300"];
+    let too_long = [
+        "long.jsonl: row 0 (line 1): expected at most 512 tokens",
+        "the model's context",
+        "--on-overflow drop|truncate",
+        "found 300",
+    ];
     desk.refused(&finetune("long.jsonl"), 3, &too_long);
     let none = ["long.jsonl: rows: expected at least one row to train on, found none of 1 (1 too long"];
     desk.refused(&finetune("long.jsonl --on-overflow drop"), 3, &none);

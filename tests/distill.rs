@@ -142,6 +142,8 @@ fn other_settings_are_refused_by_name_and_a_finished_output_is_left_alone() {
         (["--limit", "5", "--temperature", "0.9"], "setting limit"),
         (["--limit", "4", "--temperature", "0.5"], "setting temperature"),
         (["--limit", "4", "--top-p", "0.5"], "setting top_p"),
+        (["--limit", "4", "--min-p", "0.5"], "setting min_p"),
+        (["--limit", "4", "--repetition-penalty", "1.5"], "setting repetition_penalty"),
     ] {
         let refused = run(dir, "out.jsonl", &more);
         let error = String::from_utf8_lossy(&refused.stderr).into_owned();

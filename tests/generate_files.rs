@@ -115,7 +115,7 @@ fn samples_of_a_row_differ_and_the_first_is_what_one_sample_gives() {
     let temporary = setup(9);
     let dir = temporary.path();
     run(dir, &[&GENERATE[..], &["one.jsonl"]].concat());
-    run(dir, &[&GENERATE[..], &["three.jsonl", "-n", "3", "--max-batch-size", "2"]].concat());
+    run(dir, &[&GENERATE[..], &["three.jsonl", "--n", "3", "--max-batch-size", "2"]].concat());
     for (one, three) in read(&dir.join("one.jsonl")).iter().zip(read(&dir.join("three.jsonl"))) {
         let texts: Vec<&Value> = match three["completions"].as_array() {
             Some(samples) => samples.iter().map(|sample| &sample["completion"]).collect(),

@@ -29,6 +29,12 @@ fn values_that_cannot_be_meant_are_refused() {
             "--template: expected math, general or a template file",
         ),
         ("eval model --perplexity text.txt --window 513", "--window: expected 2 to 512"),
+        (
+            "bench model -p 0 -n 0",
+            "bench: expected a number above 0 for -p or -n, or --train, found nothing to measure",
+        ),
+        // In llama.cpp that is the number of tokens.
+        ("generate model --prompt a -n 64", "unexpected argument '-n'"),
     ] {
         let out = run(args);
         let said = String::from_utf8_lossy(&out.stderr);
@@ -42,4 +48,40 @@ fn the_window_of_perplexity_is_no_longer_than_the_models_context() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(report["perplexity"]["window"], 512);
+}
+
+#[test]
+fn a_measurement_that_is_asked_for_without_tokens_is_left_out() {
+    let out = run("eval model --base model --perplexity text.txt --window 64 --own-text-tokens 0 --json");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(report["own_text"].is_null() && report["divergence"]["kl"].is_number(), "{report}");
+}
+
+#[test]
+fn every_plan_has_a_total_and_what_is_available() {
+    for (verb, stages) in [
+        ("finetune model --data rows.jsonl -o out", &[""][..]),
+        ("generate model --prompt a", &[""]),
+        ("eval model --perplexity text.txt", &[""]),
+        ("bench model --train", &["/inference", "/training"]),
+    ] {
+        let out = run(&format!("{verb} --plan --json"));
+        assert!(out.status.success(), "{verb}: {}", String::from_utf8_lossy(&out.stderr));
+        let plan: Value = serde_json::from_slice(&out.stdout).unwrap();
+        for stage in stages {
+            let memory = plan.pointer(&format!("/memory{stage}")).and_then(Value::as_object).unwrap();
+            let parts = memory.iter().filter(|(name, _)| *name != "total").filter_map(|(_, bytes)| bytes.as_u64());
+            assert_eq!(memory["total"].as_u64(), Some(parts.sum()), "{verb}: {plan}");
+        }
+        assert!(plan["available"].is_number(), "{verb}: {plan}");
+    }
+}
+
+#[test]
+fn lists_may_be_written_as_trl_has_them() {
+    for list in ["q_proj,v_proj", "q_proj v_proj"] {
+        let out = run(&format!("finetune model --data rows.jsonl -o out --max-steps 1 --lora-target-modules {list}"));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
 }

@@ -113,3 +113,71 @@ fn an_error_is_one_line_whatever_a_file_puts_into_it() {
     assert_eq!((out.status.code(), said.lines().count()), (Some(3), 1), "{said}");
     assert!(said.contains("one two"), "{said}");
 }
+
+#[test]
+fn a_stream_that_cannot_be_written_is_no_panic() {
+    let setup = setup();
+    let run = |args: &[&str], full: &str| {
+        let script = format!("exec \"$0\" \"$@\" {full}/dev/full");
+        let mut command = Command::new("sh");
+        command.current_dir(setup.path()).args(["-c", &script, env!("CARGO_BIN_EXE_ratoon")]).args(args);
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    for verb in [&["inspect", "model"][..], &["inspect", "model", "--json"], &["doctor"]] {
+        let (code, said) = run(verb, ">");
+        assert!(code == Some(4) && said.starts_with("error: stdout: cannot write: "), "{verb:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    // Progress and the closing line are for people; the work goes on without.
+    assert_eq!(run(&["prune", "model", "--drop", "1", "-o", "cut"], "2>").0, Some(0));
+    assert!(setup.path().join("cut/config.json").exists());
+    assert_eq!(run(&["prune", "model", "--drop", "1", "-o", "cut"], "2>").0, Some(2), "the code of its error");
+}
+
+#[test]
+fn devices_and_files_of_others_are_no_outputs() {
+    let setup = setup();
+    let dir = setup.path();
+    // Through a link, so that no device is lost where this fails.
+    std::os::unix::fs::symlink("/dev/null", dir.join("null")).unwrap();
+    for verb in [
+        "eval model --perplexity text.txt",
+        "score model --data text.txt --block-size 1",
+        "generate model --input prompts.jsonl --overwrite",
+        "distill model --data rows.jsonl --template short.toml --overwrite",
+    ] {
+        let said = refused(dir, &format!("{verb} -o null"));
+        assert!(said.contains("output null: expected a file to write, found a device or a pipe"), "{verb}: {said}");
+    }
+    std::fs::write(dir.join("results.json"), "{\"mine\": 1}").unwrap();
+    std::fs::write(dir.join("plot.svg"), "<svg/>").unwrap();
+    std::fs::write(dir.join("rows.json"), "{\"text\":\"Some words. Some more of them.\"}\n").unwrap();
+    for (args, part) in [
+        ("eval model --perplexity text.txt -o results.json", "results.json: expected an earlier output"),
+        ("eval model --perplexity text.txt -o model/config.json", "config.json: expected an earlier output"),
+        ("score model --data text.txt --block-size 1 -o results.csv", "results.json: expected an earlier output"),
+        ("score model --data text.txt --block-size 1 -o plot.csv", "plot.svg: expected an earlier output"),
+        ("score model --data rows.json --block-size 1 -o rows.csv", "rows.json: expected another path than its inputs"),
+        ("score model --data text.txt --block-size 1 -o scores.json", "expected a name for the CSV"),
+    ] {
+        let said = refused(dir, args);
+        assert!(said.contains(part) && said.lines().count() == 1, "{args}: {said}");
+    }
+    let plan = "eval model --perplexity text.txt --plan -o new/results.json";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ratoon"));
+    assert!(command.current_dir(dir).arg("-q").args(plan.split(' ')).output().unwrap().status.success());
+    assert!(!dir.join("new").exists(), "a plan makes nothing");
+    // Earlier outputs give way, and an empty file that was made beforehand.
+    std::fs::write(dir.join("empty.json"), "").unwrap();
+    for args in [
+        "eval model --perplexity text.txt --window 64 -o empty.json",
+        "score model --metric magnitude --block-size 1 -o scores.csv",
+    ] {
+        for _ in 0..2 {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_ratoon"));
+            let out = command.current_dir(dir).arg("--quiet").args(args.split(' ')).output().unwrap();
+            assert!(out.status.success(), "{args}: {}", String::from_utf8_lossy(&out.stderr));
+        }
+    }
+}

@@ -251,6 +251,15 @@ fn a_changed_setting_redoes_its_stage_and_what_depends_on_it_only() {
     std::fs::write(dir.join("recipe.toml"), RECIPE).unwrap();
     run(dir, "out");
     assert!(results(&out) == first_results, "the first settings give the first bytes again");
+
+    // The header beside a task's data counts, whichever of the two the recipe names.
+    change(dir, "task.toml", "task.jsonl");
+    run(dir, "out");
+    let fourth = stamps(&out);
+    let header = std::fs::read_to_string(dir.join("task.toml")).unwrap();
+    std::fs::write(dir.join("task.toml"), header.replace("letters", "signs")).unwrap();
+    run(dir, "out");
+    assert_eq!(redone(&fourth, &stamps(&out)), ["eval-base", "eval-cut", "eval-sft", "eval-self-distilled"]);
 }
 
 #[test]
@@ -372,6 +381,7 @@ fn a_bad_recipe_is_named_with_its_line_or_key_before_anything_is_done() {
         (tasks, "tasks = [\"no.toml\"]", 3, &["recipe.toml: [eval] tasks", "no.toml"]),
         (tasks, "tasks = [\"bad.toml\"]", 3, &["bad.toml", "expected", "found"]),
         ("max-steps = 24", "max-steps = 0", 2, &["--max-steps", "1 or more", "found 0"]),
+        ("window = 64", "window = 513", 2, &["[eval] window: expected 2 to 512", "found 513"]),
         ("model = \"model\"", "model = \"nowhere\"", 2, &["nowhere"]),
     ] {
         std::fs::write(dir.join("bad.toml"), "name = \"x\"\nkind = \"essay\"\n").unwrap();

@@ -231,6 +231,9 @@ fn taylor_scores_are_the_sums_of_weight_times_gradient_and_central_differences_a
 #[test]
 fn impossible_sizes_and_missing_data_are_named() {
     let (dev, model) = (Device::cpu(), tiny("gqa"));
+    let long = Calibration::new(vec![vec![1; model.config.max_position_embeddings + 1]]);
+    let message = score(&dev, &model, Some(&long), &options(Metric::Angular, &[1])).unwrap_err().to_string();
+    assert_eq!(message, "--sample-tokens: expected at most 512, the model's max_position_embeddings, found 513");
     let layers = model.blocks.len();
     let protected = ScoreOptions { protect_first: 1, protect_last: usize::MAX, ..options(Metric::Last, &[1]) };
     let wrong = [

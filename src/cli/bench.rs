@@ -12,6 +12,7 @@ use ratoon::model::Config;
 use ratoon::model::safetensors::WeightFiles;
 use ratoon::{Error, Result};
 use serde::Serialize;
+use std::io::Write;
 
 /// Measure prefill, decode and training speed.
 #[derive(clap::Args)]
@@ -126,7 +127,12 @@ fn print<T: Serialize>(formats: &[(Option<Format>, bool)], rows: &[T], table: fn
     for &(format, to_stderr) in formats {
         let Some(format) = format else { continue };
         let text = render(rows, format, table)?;
-        if to_stderr { eprint!("{text}") } else { print!("{text}") }
+        if to_stderr {
+            let written = std::io::stderr().write_all(text.as_bytes());
+            written.map_err(Error::io(std::path::Path::new("stderr"), "write"))?;
+        } else {
+            print!("{text}");
+        }
     }
     Ok(())
 }

@@ -69,10 +69,10 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
     if let Some(path) = &args.output {
-        output::refuse_directory(path)?;
+        output::refuse_other_than_file(path)?;
         output::refuse_inputs(path, args.perplexity.iter().chain(&args.tasks).map(PathBuf::as_path))?;
+        output::refuse_foreign_file(path, EvalReport::wrote)?;
     }
-    let _lock = args.output.as_deref().map(output::OutputLock::acquire).transpose()?;
     let model = args.model.resolve()?;
     let window = match args.window {
         Some(window) => window,
@@ -106,6 +106,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     if args.plan.only(context, &device, &eval::memory(&device, &options)?)? {
         return Ok(());
     }
+    let _lock = args.output.as_deref().map(output::OutputLock::acquire).transpose()?;
     let report = evaluate(&device, &options)?;
     let stdout = std::path::Path::new("stdout");
     let json = serde_json::to_string_pretty(&report).map_err(|e| Error::io(stdout, "write")(e.into()))? + "\n";

@@ -2,6 +2,7 @@
 
 use super::{Context, Precision};
 use ratoon::Result;
+use ratoon::device::Device;
 use ratoon::model::adapter::LoraConfig;
 use ratoon::model::{Projection, Recompute, source};
 use ratoon::train::{
@@ -45,7 +46,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0)]
     lora_dropout: f64,
     /// Projections with an adapter.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Projection::ALL)]
+    #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', default_values_t = Projection::ALL)]
     lora_target_modules: Vec<Projection>,
     /// Blocks with an adapter [default: all].
     #[arg(long, value_delimiter = ',')]
@@ -98,7 +99,7 @@ pub struct Args {
     /// Micro-batches of a step.
     #[arg(long, default_value_t = 1)]
     gradient_accumulation_steps: usize,
-    /// Most tokens of a row.
+    /// Most tokens of a row; never more than the model's context.
     #[arg(long, default_value_t = 1024)]
     max_length: usize,
     /// Put short rows into one pack of --max-length tokens; they do not see each other.
@@ -146,7 +147,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let device = context.device.clone().with_compute(args.compute.into())?;
     let options = options(args)?;
     if plan_only {
-        return print_plan(&train::prepare(&device, &options)?, context.json);
+        return print_plan(&device, &train::prepare(&device, &options)?, context.json);
     }
     let report = train::finetune(&device, &options)?;
     print(&report, context.json);
@@ -202,10 +203,14 @@ fn options(args: Args) -> Result<FinetuneOptions> {
     })
 }
 
-fn print_plan(prepared: &Prepared, json: bool) -> Result<()> {
+fn print_plan(dev: &Device, prepared: &Prepared, json: bool) -> Result<()> {
     let (plan, rows) = (prepared.plan, prepared.rows);
     if json {
-        println!("{}", serde_json::json!({ "steps": prepared.total_steps, "rows": rows, "memory": plan }));
+        let mut memory = serde_json::json!(plan);
+        memory["total"] = plan.total().into();
+        let available = dev.free_memory();
+        let steps = prepared.total_steps;
+        println!("{}", serde_json::json!({ "steps": steps, "rows": rows, "memory": memory, "available": available }));
         return Ok(());
     }
     println!("steps        {}", prepared.total_steps);

@@ -37,8 +37,8 @@ pub struct Args {
     /// Added to the logits of an id, -100 to 100; may be repeated.
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
-    /// Samples of each prompt, each with random numbers of its own.
-    #[arg(short, long, value_name = "SAMPLES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    /// Samples of each prompt, each with random numbers of its own. (llama.cpp's -n is --max-tokens here.)
+    #[arg(long, value_name = "SAMPLES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
     n: u16,
     /// Most tokens of a completion.
     #[arg(long, default_value_t = 256)]

@@ -1,5 +1,17 @@
 //! The command line: one file a verb, each parses its arguments, calls one library function and prints.
 
+/// As in std, but a stdout that cannot be written (a full disk behind a redirection) ends the program with a line and exit code 4
+/// instead of a panic.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::write_stdout(format_args!($($text)*)) };
+}
+
+/// As in std, with [`print!`].
+macro_rules! println {
+    () => { print!("\n") };
+    ($($text:tt)*) => { print!("{}\n", format_args!($($text)*)) };
+}
+
 mod bench;
 mod convert;
 mod distill;
@@ -23,6 +35,8 @@ mod train_step;
 
 use ratoon::Result;
 use ratoon::device::{Compute, Device, DeviceName, Weights};
+use std::io::Write;
+use std::path::Path;
 
 /// Heading in `--help` of the options that every verb has, so that they do not stand among its own.
 const EVERY_COMMAND: &str = "Options of every command";
@@ -134,6 +148,20 @@ impl Command {
     }
 }
 
+fn write_stdout(text: std::fmt::Arguments) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(e) = stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+        let error = ratoon::Error::io(Path::new("stdout"), "write")(e);
+        say(&format!("error: {error}"));
+        std::process::exit(error.exit_code().into());
+    }
+}
+
+/// A line for people. That stderr cannot be written ends nothing.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Runs the parsed command.
 pub fn run(cli: Cli) -> Result<()> {
     ratoon::progress::enable(!cli.quiet);
@@ -151,10 +179,10 @@ pub fn run(cli: Cli) -> Result<()> {
     device.synchronize()?;
     let elapsed = start.elapsed();
     if cli.profile {
-        eprintln!("{}", summary::profile(&device));
+        say(&summary::profile(&device).to_string());
     }
     if !cli.quiet {
-        eprintln!("{}", summary::line(&device, elapsed));
+        say(&summary::line(&device, elapsed));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::model_args::ModelArgs;
 use super::plan::PlanArgs;
 use ratoon::Result;
 use ratoon::model::Llama;
-use ratoon::output::{self, OutputLock};
+use ratoon::output::OutputLock;
 use ratoon::prune::{self, Calibration, CalibrationOptions, Metric, ScoreOptions, Tokens};
 use std::path::PathBuf;
 
@@ -69,9 +69,8 @@ impl Args {
 
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<()> {
-    output::refuse_directory(&args.output)?;
     let dir = args.model.resolve()?;
-    output::refuse_inputs(&args.output, [dir.as_path()].into_iter().chain(args.data.as_deref()))?;
+    prune::check_output(&args.output, [dir.as_path()].into_iter().chain(args.data.as_deref()))?;
     let plan =
         prune::memory(&context.device, &dir, args.model.adapter.as_deref(), &args.options(), args.sample_tokens)?;
     if args.plan.only(context, &context.device, &plan)? {

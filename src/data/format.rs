@@ -136,7 +136,9 @@ pub(super) fn interpret(path: &Path, at: &str, fields: &Map<String, Value>) -> R
     } else if row.has("text") {
         Example::Text(row.text("text")?)
     } else {
-        let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
+        let shown =
+            |(key, value): (&String, &Value)| if value.is_null() { format!("{key} (null)") } else { key.clone() };
+        let keys: Vec<String> = fields.iter().map(shown).collect();
         let found = if keys.is_empty() { "no keys".into() } else { format!("the keys {}", keys.join(", ")) };
         return Err(Error::format(path, at, format!("a row of the form {FORMATS}"), found));
     };

@@ -70,8 +70,8 @@ impl Lines {
                     return Ok(Some((self.line, object)));
                 }
                 Err(_) if !whole && self.allow_torn_tail => return Ok(None),
-                Err((expected, found)) if whole => return Err(self.error(expected, found)),
-                Err((_, found)) => {
+                Err((expected, found, cut)) if whole || !cut => return Err(self.error(expected, found)),
+                Err((_, found, _)) => {
                     let found = format!("one that ends the file without a line break ({found}): was it cut short?");
                     return Err(self.error("a whole line", found));
                 }
@@ -80,21 +80,24 @@ impl Lines {
     }
 }
 
-/// One line as an object, or what was expected and found.
-fn parse(line: &[u8]) -> Result<Map<String, Value>, (&'static str, String)> {
+/// One line as an object, or what was expected and found, and whether more text could make it one.
+fn parse(line: &[u8]) -> Result<Map<String, Value>, (&'static str, String, bool)> {
     const OBJECT: &str = "a JSON object";
     let text = std::str::from_utf8(line).map_err(|e| {
         let at = e.valid_up_to();
-        ("UTF-8 text", format!("byte 0x{:02x} at byte {} of the line", line[at], at + 1))
+        ("UTF-8 text", format!("byte 0x{:02x} at byte {} of the line", line[at], at + 1), e.error_len().is_none())
     })?;
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(Value::Array(_)) => Err((OBJECT, "a list (one object a line is needed: jq -c '.[]' makes that)".into())),
-        Ok(other) => Err((OBJECT, super::format::kind(&other))),
-        Err(e) if text.trim_end() == "[" => {
-            Err((OBJECT, format!("{e} (a JSON list over many lines? jq -c '.[]' makes one object a line)")))
+        Ok(Value::Array(_)) => {
+            Err((OBJECT, "a list (one object a line is needed: jq -c '.[]' makes that)".into(), false))
         }
-        Err(e) => Err((OBJECT, format!("{} at column {}", reason(&e), e.column()))),
+        Ok(other) => Err((OBJECT, super::format::kind(&other), false)),
+        Err(e) if ["[", "{"].contains(&text.trim()) => {
+            let (what, filter) = if text.trim() == "[" { ("a JSON list", ".[]") } else { ("JSON objects", ".") };
+            Err((OBJECT, format!("{e} ({what} over many lines? jq -c '{filter}' makes one object a line)"), e.is_eof()))
+        }
+        Err(e) => Err((OBJECT, format!("{} at column {}", reason(&e), e.column()), e.is_eof())),
     }
 }
 

@@ -20,8 +20,9 @@ use crate::input::refuse_lfs_pointer;
 use crate::model::Message;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
 /// What a row teaches.
@@ -149,8 +150,12 @@ pub fn objects(path: &Path, allow_torn_tail: bool) -> Result<Objects> {
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
     let mut head = Vec::new();
     Read::by_ref(&mut file).take(64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
-    file.rewind().map_err(Error::io(path, "read"))?;
+    file.rewind().map_err(|e| match e.kind() {
+        ErrorKind::NotSeekable => Error::format(path, "file", "one that can be read more than once", "a pipe"),
+        _ => Error::io(path, "read")(e),
+    })?;
     refuse_lfs_pointer(path, &head)?;
+    refuse_other_formats(path, &head)?;
     if !head.starts_with(b"PAR1") && path.extension().is_none_or(|e| e != "parquet") {
         return Ok(Objects { source: Source::Jsonl(jsonl::Lines::new(file, path, allow_torn_tail)) });
     }
@@ -158,6 +163,27 @@ pub fn objects(path: &Path, allow_torn_tail: bool) -> Result<Objects> {
     return Ok(Objects { source: Source::Parquet(parquet::Rows::open(file, path)?) });
     #[cfg(not(feature = "parquet"))]
     Err(Error::unsupported(path, "Parquet in this build", "build with --features parquet, or convert to JSONL"))
+}
+
+/// What users have that is neither JSONL nor Parquet, with the way to convert it.
+fn refuse_other_formats(path: &Path, head: &[u8]) -> Result<()> {
+    let (name, object) = (path.display(), head.trim_ascii_start().starts_with(b"{"));
+    let table = |separator: &str| {
+        format!(
+            "one JSON object a line is: python3 -c \"import csv,json; [print(json.dumps(row)) for row in \
+             csv.DictReader(open('{name}',newline='',encoding='utf-8-sig'){separator})]\" > rows.jsonl"
+        )
+    };
+    let (what, instead) = match path.extension().and_then(OsStr::to_str) {
+        _ if head.starts_with(&[0x1f, 0x8b]) => ("a gzip archive", format!("unpack it first: gzip -dk '{name}'")),
+        _ if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => {
+            ("a zstd archive", format!("unpack it first: zstd -dk '{name}'"))
+        }
+        Some("csv") if !object => ("CSV", table("")),
+        Some("tsv") if !object => ("TSV", table(",delimiter=chr(9)")),
+        _ => return Ok(()),
+    };
+    Err(Error::unsupported(path, what, instead))
 }
 
 /// Iterator of [`objects`].

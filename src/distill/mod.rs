@@ -62,6 +62,27 @@ pub struct DistillOptions {
     pub overwrite: bool,
 }
 
+impl DistillOptions {
+    /// The defaults of the command line.
+    pub fn new(model: PathBuf, data: PathBuf, template: impl Into<String>, output: PathBuf) -> DistillOptions {
+        DistillOptions {
+            model,
+            adapter: None,
+            draft: None,
+            data,
+            template: template.into(),
+            output,
+            sampling: Sampling { temperature: 0.9, top_p: 0.95, ..Sampling::GREEDY },
+            max_tokens: 512,
+            limit: None,
+            shard: Shard::ALL,
+            id_field: None,
+            engine: EngineOptions::default(),
+            overwrite: false,
+        }
+    }
+}
+
 /// What [`distill`] did: the result's totals, then the work of this run.
 #[derive(Clone, Debug, Serialize)]
 pub struct DistillReport {
@@ -146,6 +167,8 @@ fn settings(dev: &Device, options: &DistillOptions, template: &Template) -> Resu
         "temperature": options.sampling.temperature,
         "top_k": options.sampling.top_k,
         "top_p": options.sampling.top_p,
+        "min_p": options.sampling.min_p,
+        "repetition_penalty": options.sampling.repetition_penalty,
         "seed": options.sampling.seed,
         "max_tokens": options.max_tokens,
         "limit": options.limit,

@@ -35,6 +35,20 @@ pub struct BenchOptions {
     pub all_logits: bool,
 }
 
+impl Default for BenchOptions {
+    /// The defaults of the command line: 512 tokens read, 128 written by one sequence, five times each.
+    fn default() -> BenchOptions {
+        BenchOptions {
+            adapter: None,
+            n_prompt: vec![512],
+            n_gen: vec![128],
+            batches: vec![1],
+            repetitions: 5,
+            all_logits: false,
+        }
+    }
+}
+
 /// One test, with llama-bench's keys.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchRow {
@@ -279,6 +293,9 @@ pub fn bench(
     let mut rows = Vec::new();
     let lengths = |list: &[usize]| list.iter().copied().filter(|&n| n > 0).collect::<Vec<usize>>();
     let (prompts, generated) = (lengths(&options.n_prompt), lengths(&options.n_gen));
+    if prompts.is_empty() && generated.is_empty() && training.is_none() {
+        return Err(Error::usage("bench", "a number above 0 for -p or -n, or --train", "nothing to measure"));
+    }
     if !prompts.is_empty() || !generated.is_empty() {
         let mut model = Llama::load_adapted(dir, options.adapter.as_deref())?;
         model.prepare(dev)?;

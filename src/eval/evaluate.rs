@@ -100,6 +100,14 @@ pub struct EvalReport {
     pub recovery_percent: Option<f64>,
 }
 
+impl EvalReport {
+    /// Whether a file's bytes are a report.
+    pub fn wrote(bytes: &[u8]) -> bool {
+        serde_json::from_slice::<serde_json::Value>(bytes)
+            .is_ok_and(|report| report["tasks"].is_array() && report["compute"].is_string())
+    }
+}
+
 /// Memory of [`evaluate`]: model and base at the same time, passes over 2,048 tokens or a window, and keys and values of two
 /// batches of tasks' requests as long as a batch.
 pub fn memory(dev: &Device, options: &EvalOptions) -> Result<InferencePlan> {

@@ -45,7 +45,7 @@ pub struct OwnText {
 }
 
 /// Lets the base continue pieces of `ids`; the two models' negative log-likelihood of what it wrote. `None` when the text is shorter
-/// than one piece or nothing is asked for.
+/// than one piece, nothing is asked for or nothing was written.
 pub fn own_text(
     dev: &Device,
     base: &Runtime,
@@ -77,6 +77,9 @@ pub fn own_text(
     });
     let scored: Vec<Scored> = scored.collect();
     let tokens: usize = scored.iter().map(|s| s.continuation).sum();
+    if tokens == 0 {
+        return Ok(None);
+    }
     let progress = Progress::start("own text", 2 * scored.len() as u64, "texts");
     let mean_nll = |subject: &Runtime| -> Result<f64> {
         let scores = log_likelihoods(dev, &subject.model, &scored, &progress)?;

@@ -46,6 +46,25 @@ pub struct GenerateOptions {
     pub overwrite: bool,
 }
 
+impl GenerateOptions {
+    /// The defaults of the command line: greedy, at most 256 tokens.
+    pub fn new(model: PathBuf, input: PathBuf, output: PathBuf) -> GenerateOptions {
+        GenerateOptions {
+            model,
+            adapter: None,
+            draft: None,
+            input,
+            output,
+            request: Request::new(0, Vec::new(), 256),
+            n: 1,
+            limit: None,
+            shard: Shard::ALL,
+            engine: EngineOptions::default(),
+            overwrite: false,
+        }
+    }
+}
+
 /// What [`generate_file`] did.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct GenerateReport {

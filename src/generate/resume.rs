@@ -7,7 +7,7 @@
 //! output with a manifest is complete.
 
 use crate::error::{Error, Result};
-use crate::output::{OutputLock, parent, refuse_directory, sync_dir, write_file};
+use crate::output::{OutputLock, parent, refuse_other_than_file, sync_dir, write_file};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -86,7 +86,7 @@ fn shown(value: &Value) -> String {
 /// Opens an output to write or to go on with. `settings` are what the rows depend on; an earlier run with others is an error
 /// that names the first one which differs, unless `overwrite`. [`Error::Locked`] while another process writes.
 pub fn open(target: &Path, settings: Map<String, Value>, overwrite: bool) -> Result<Opened> {
-    refuse_directory(target)?;
+    refuse_other_than_file(target)?;
     let lock = OutputLock::acquire(target)?;
     let (partial, begun) = (beside(target, ".", ".unfinished"), beside(target, ".", ".unfinished.json"));
     let ahead = beside(target, ".", ".unfinished.ahead");

@@ -34,6 +34,20 @@ pub struct LoraConfig {
     pub use_rslora: bool,
 }
 
+impl Default for LoraConfig {
+    /// The defaults of the command line: rank 8, alpha 16, all seven projections of every block.
+    fn default() -> LoraConfig {
+        LoraConfig {
+            r: 8,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            target_modules: Projection::ALL.to_vec(),
+            layers_to_transform: None,
+            use_rslora: false,
+        }
+    }
+}
+
 impl LoraConfig {
     /// The factor of the update.
     pub fn scale(&self) -> f32 {

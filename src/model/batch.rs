@@ -32,9 +32,9 @@ impl Batch {
     /// U32 `[tokens]`: the id that follows each token in its sequence, [`IGNORE`] at the last one.
     pub fn next_tokens(&self) -> Tensor {
         let ids = self.ids.u32();
-        let mut next: Vec<u32> = ids.iter().skip(1).copied().chain([IGNORE]).collect();
-        for &end in &self.cu_seqlens.u32()[1..] {
-            next[end as usize - 1] = IGNORE;
+        let mut next: Vec<u32> = ids.iter().skip(1).copied().chain([IGNORE]).take(ids.len()).collect();
+        for last in self.cu_seqlens.u32()[1..].iter().filter_map(|&end| end.checked_sub(1)) {
+            next[last as usize] = IGNORE;
         }
         Tensor::from_u32(&next)
     }

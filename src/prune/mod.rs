@@ -23,5 +23,5 @@ mod writer;
 pub use calibration::{Calibration, CalibrationOptions};
 pub use metrics::{Cut, Metric, Score, ScoreOptions, Scores, Tokens, memory, score};
 pub use plan::{Plan, describe};
-pub use scores_csv::{heat_map, write_scores};
+pub use scores_csv::{check_output, heat_map, write_scores};
 pub use writer::{PROVENANCE, PruneReport, prune};

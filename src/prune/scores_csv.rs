@@ -6,11 +6,11 @@
 use super::{Score, Scores};
 use crate::error::{Error, Result};
 use crate::input::read_text;
-use crate::output::write_file;
-use crate::report::heatmap::{HeatMap, HeatRow};
+use crate::output::{refuse_foreign_file, refuse_inputs, refuse_other_than_file, write_file};
+use crate::report::heatmap::{self, HeatMap, HeatRow};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const HEADER: &str = "block_start,block_end,average_distance";
 
@@ -23,14 +23,40 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What is written for `path`: the CSV, and beside it the record (`.json`) and the heat map (`.svg`).
+fn files(path: &Path) -> [PathBuf; 3] {
+    [path.to_path_buf(), path.with_extension("json"), path.with_extension("svg")]
+}
+
+/// Checks, before any work, that [`write_scores`] may write its three files. [`Error::Usage`] for a name that leaves no three,
+/// for one of `inputs`, for what is no file, and for a file that it did not write.
+pub fn check_output<'a>(path: &Path, inputs: impl Iterator<Item = &'a Path> + Clone) -> Result<()> {
+    let files = files(path);
+    if files[1..].contains(&files[0]) {
+        let expected = "a name for the CSV (.json and .svg are written beside it)";
+        return Err(Error::usage("output", expected, path.display().to_string()));
+    }
+    for file in &files {
+        refuse_other_than_file(file)?;
+        refuse_inputs(file, inputs.clone())?;
+    }
+    let [csv, record, map] = &files;
+    refuse_foreign_file(csv, |bytes| bytes.starts_with(HEADER.as_bytes()))?;
+    refuse_foreign_file(record, |bytes| {
+        serde_json::from_slice::<Value>(bytes).is_ok_and(|record| record["csv_sha256"].is_string())
+    })?;
+    refuse_foreign_file(map, |bytes| String::from_utf8_lossy(bytes).contains(heatmap::LEGEND))
+}
+
 /// Writes `path` (CSV), and beside it the same name with `.json` (metric, settings, best cuts) and `.svg` (heat map).
 pub fn write_scores(scores: &Scores, path: &Path) -> Result<()> {
+    let [path, record_path, map_path] = &files(path);
     let text = csv(&scores.rows);
     let mut record = json!(scores);
     record["csv_sha256"] = Value::from(sha256(text.as_bytes()));
     let record = format!("{record:#}\n");
-    write_file(&path.with_extension("svg"), |out| out.write_all(heat_map(scores).svg().as_bytes()))?;
-    write_file(&path.with_extension("json"), |out| out.write_all(record.as_bytes()))?;
+    write_file(map_path, |out| out.write_all(heat_map(scores).svg().as_bytes()))?;
+    write_file(record_path, |out| out.write_all(record.as_bytes()))?;
     write_file(path, |out| out.write_all(text.as_bytes()))
 }
 

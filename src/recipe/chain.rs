@@ -12,7 +12,7 @@ use crate::eval::flops::Flops;
 use crate::eval::tasks::{self, Items, Task, TaskOptions};
 use crate::eval::{OwnTextOptions, divergence, own_text, perplexity};
 use crate::generate::provenance::model_fingerprint;
-use crate::generate::{EngineOptions, Runtime, Sampling, Shard};
+use crate::generate::{EngineOptions, Runtime, Sampling};
 use crate::input::read_text;
 use crate::model::adapter::LoraConfig;
 use crate::model::safetensors::WeightFiles;
@@ -26,7 +26,8 @@ use crate::train::{FinetuneOptions, Method, OnOverflow, OptimizerOptions, finetu
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Prompt length at which the prefill speeds of base and cut are measured, and how often each, in turn.
+/// Prompt length (the context, if that is less) at which the prefill speeds of base and cut are measured, and how often each, in
+/// turn.
 const PREFILL: (usize, usize) = (512, 5);
 
 /// What the distil stage leaves for the report.
@@ -101,6 +102,11 @@ impl Run<'_> {
     fn check(&self) -> Result<()> {
         let nowhere = PathBuf::new();
         finetune_options(&self.recipe.finetune, nowhere.clone(), nowhere.clone(), nowhere).check()?;
+        let (window, context) = (self.recipe.eval.window, Config::load(&self.base)?.max_position_embeddings);
+        if !(2..=context).contains(&window) {
+            let expected = format!("2 to {context}, the model's max_position_embeddings");
+            return Err(Error::usage("[eval] window", expected, window.to_string()));
+        }
         for path in &self.recipe.eval.tasks {
             Items::load(&Task::load(path)?, self.recipe.eval.num_fewshot, self.recipe.eval.limit)?;
         }
@@ -157,13 +163,8 @@ impl Run<'_> {
         let stage = Stage { name: "distil", makes: &["distilled.jsonl"], leaves: &leaves };
         run_stage(self.dev, self.output, stage, &key, || {
             let output = self.output.join("distilled.jsonl");
+            let (model, data) = (self.base.clone(), settings.data.clone());
             let options = DistillOptions {
-                adapter: None,
-                draft: None,
-                model: self.base.clone(),
-                data: settings.data.clone(),
-                template: settings.template.clone(),
-                output,
                 sampling: Sampling {
                     temperature: settings.temperature,
                     top_p: settings.top_p,
@@ -172,14 +173,12 @@ impl Run<'_> {
                 },
                 max_tokens: settings.max_tokens,
                 limit: settings.limit,
-                shard: Shard::ALL,
-                id_field: None,
                 engine: EngineOptions {
                     max_batch_size: settings.max_batch_size,
                     label: "distil".into(),
                     ..EngineOptions::default()
                 },
-                overwrite: false,
+                ..DistillOptions::new(model, data, &settings.template, output)
             };
             let DistillReport { reasons, .. } = distill(&self.dev.clone().with_compute(settings.compute)?, &options)?;
             let name = |reason| serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(str::to_string));
@@ -223,8 +222,11 @@ impl Run<'_> {
         let settings = &self.recipe.eval;
         let mut inputs = vec![file_key(&settings.perplexity)?, model_key.to_string()];
         for task in &settings.tasks {
-            inputs.push(file_key(task)?);
-            inputs.push(file_key(&Task::load(task)?.data)?);
+            let Task { path, data, fewshot, .. } = Task::load(task)?;
+            // The header, or the data again where there is none.
+            for file in [Some(path), Some(data), fewshot].into_iter().flatten() {
+                inputs.push(file_key(&file)?);
+            }
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let stage = Stage { name: &format!("eval-{name}"), makes: &[], leaves: &[] };
@@ -277,14 +279,8 @@ impl Run<'_> {
         let stage = Stage { name: "bench", makes: &[], leaves: &[] };
         run_stage(self.dev, self.output, stage, &key(&PREFILL, &[cut_key]), || {
             let (n, rounds) = PREFILL;
-            let options = BenchOptions {
-                adapter: None,
-                n_prompt: vec![n],
-                n_gen: vec![],
-                batches: vec![1],
-                repetitions: 1,
-                all_logits: false,
-            };
+            let n = n.min(Config::load(&self.base)?.max_position_embeddings);
+            let options = BenchOptions { repetitions: 1, ..BenchOptions::default() };
             let dirs = [self.base.clone(), self.output.join("cut")];
             let mut models = [Llama::load(&dirs[0])?, Llama::load(&dirs[1])?];
             models.iter_mut().try_for_each(|model| model.prepare(self.dev))?;

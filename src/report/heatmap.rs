@@ -24,6 +24,8 @@ pub struct HeatRow {
     pub marked: Vec<usize>,
 }
 
+/// What a map says of its frames.
+pub const LEGEND: &str = "(framed: the best)";
 /// Pixels of a cell.
 const CELL: usize = 26;
 const LEFT: usize = 76;
@@ -103,12 +105,7 @@ impl HeatMap {
                 bottom + 15
             );
         }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{LEFT}\" y=\"{}\">{} (framed: the best)</text>",
-            bottom + 35,
-            escape(&self.x_label)
-        );
+        let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">{} {LEGEND}</text>", bottom + 35, escape(&self.x_label));
         if low <= high {
             self.scale(&mut svg, bottom + 48, low, high);
         }

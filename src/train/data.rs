@@ -207,7 +207,8 @@ pub fn tokenize(
         let texts = encoder.texts(path, row)?;
         let too_long = |found: String| {
             let most = options.max_length;
-            let expected = format!("at most {most} tokens (--max-length; or --on-overflow drop|truncate)");
+            let expected =
+                format!("at most {most} tokens (--max-length and the model's context; or --on-overflow drop|truncate)");
             Error::format(path, place(), expected, found)
         };
         // A row of a hundred megabytes is not encoded to find out that it is too long, nor is more of it than is kept. One without

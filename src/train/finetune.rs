@@ -85,7 +85,7 @@ pub fn prepare(dev: &Device, options: &FinetuneOptions) -> Result<Prepared> {
     }
     let rows = data::read(&options.data, &data::ReadOptions { limit: options.limit, ..Default::default() })?;
     let tokenize_options = TokenizeOptions {
-        max_length: options.max_length,
+        max_length: options.max_length.min(config.max_position_embeddings),
         completion_only_loss: options.completion_only_loss,
         on_overflow: options.on_overflow,
     };

@@ -53,13 +53,13 @@ pub struct FinetuneOptions {
     pub per_device_train_batch_size: usize,
     /// Micro-batches of a step.
     pub gradient_accumulation_steps: usize,
-    /// Most tokens of a sequence (and of a pack).
+    /// Most tokens of a sequence, which never has more than the model's context, and of a pack.
     pub max_length: usize,
     /// Short rows share a pack, without seeing each other.
     pub packing: bool,
     /// Prompts carry no loss.
     pub completion_only_loss: bool,
-    /// What happens to rows longer than `max_length`.
+    /// What happens to rows longer than `max_length` or the model's context.
     pub on_overflow: OnOverflow,
     /// First rows of the dataset only.
     pub limit: Option<usize>,

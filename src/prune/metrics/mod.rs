@@ -184,7 +184,7 @@ pub fn memory(
 
 /// Scores the blocks of a model on the host. `calibration` may be `None` for metrics that read no data.
 ///
-/// Errors: a size that leaves no candidate or no block; data missing; an adapter beside weights that are looked at; a residual stream or loss that is not finite.
+/// Errors: a size that leaves no candidate or no block; data missing, or longer than the model's context; an adapter beside weights that are looked at; a residual stream or loss that is not finite.
 pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, options: &ScoreOptions) -> Result<Scores> {
     let layers = model.blocks.len();
     check_sizes(options, layers)?;
@@ -198,6 +198,11 @@ pub fn score(dev: &Device, model: &Llama, calibration: Option<&Calibration>, opt
         (_, true) => return Err(Error::usage("--data", "calibration data for this metric", "none")),
         (_, false) => &[],
     };
+    let (longest, context) = (sequences.iter().map(Vec::len).max(), model.config.max_position_embeddings);
+    if let Some(tokens) = longest.filter(|&tokens| tokens > context) {
+        let expected = format!("at most {context}, the model's max_position_embeddings");
+        return Err(Error::usage("--sample-tokens", expected, tokens.to_string()));
+    }
     let last = layers - options.protect_last;
     let sizes: &[usize] = if options.metric.ranks_blocks() { &[1] } else { &options.block_sizes };
     let candidates: Vec<(usize, usize)> = sizes
