@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 /// Everything that `ratoon doctor` shows. `None`: the system does not say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Version of this build.
     pub version: &'static str,

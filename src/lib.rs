@@ -30,6 +30,7 @@
 //! What is wrong with a file, an option or the machine is an [`Error`] that says so; a function that panics on a wrong
 //! argument says that in its description. Nothing is printed unless [`progress::enable`] asks for it, and signals stay the caller's unless
 //! [`interrupt::install`] takes them. Models and devices can be shared between threads.
+//! Reports and enumerations that may grow are `#[non_exhaustive]`.
 //!
 //! Dependencies point one way: `cli` → stages (`prune`, `generate`, `distill`, `train`, `eval`) → `model` → `ops` → `device`.
 #![deny(missing_docs)]
@@ -59,3 +60,19 @@ pub use error::{Error, Result};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// A report may gain a field without breaking who reads it.
+///
+/// ```compile_fail,E0639
+/// ratoon::eval::OwnText { nll: 0.0, base_nll: 0.0, tokens: 0, options: Default::default() };
+/// ```
+///
+/// An enumeration may gain a case.
+///
+/// ```compile_fail,E0004
+/// match ratoon::generate::Finish::Stop {
+///     ratoon::generate::Finish::Stop | ratoon::generate::Finish::Length | ratoon::generate::Finish::Dropped => {}
+/// }
+/// ```
+#[cfg(doctest)]
+struct MayGrow;

@@ -83,9 +83,11 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        // Before the bar ends, which moves it to its total: a stage that stops early has not done that.
+        let done = self.bar.position();
         self.bar.finish_and_clear();
         if ENABLED.load(Relaxed) {
-            let (seconds, done) = (self.start.elapsed().as_secs_f64(), self.bar.position());
+            let seconds = self.start.elapsed().as_secs_f64();
             let line = format!("{}: {done} {} in {seconds:.1} s {}", self.label, self.unit, self.bar.message());
             say(line.trim_end());
         }

@@ -45,3 +45,16 @@ fn a_row_whose_logits_are_not_numbers_is_named_by_id_and_line() {
         assert!(said.contains("inspect --check-values"), "{said}");
     }
 }
+
+#[test]
+fn a_stage_that_stops_early_says_how_much_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    support::tiny_model_with_tokenizer(&dir.path().join("model"));
+    std::fs::write(dir.path().join("rows.jsonl"), "{\"text\":\"Some words.\"}\n").unwrap();
+    let verb = "finetune model --data rows.jsonl -o out --max-steps 50 --learning-rate 1e30";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ratoon"));
+    let out = command.current_dir(dir.path()).args(verb.split(' ')).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(7), "{said}");
+    assert!(said.contains("finetune: 50 steps\n") && said.contains("finetune: 1 steps in "), "{said}");
+}

@@ -7,6 +7,7 @@ use std::fmt;
 /// in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Compute {
     /// Nothing: F32 activations times the weights as stored. The reference, and what measures of quality use.
     #[default]
@@ -28,6 +29,7 @@ impl fmt::Display for Compute {
 /// How the weights of products are kept for inference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Weights {
     /// As the model stores them. Products of bf16 with AVX-512 BF16 keep them in 12 bits, the same to the bit.
     #[default]

@@ -4,6 +4,7 @@ use std::fmt;
 
 /// Element type of a [`super::Tensor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// IEEE 754 binary32.
     F32,

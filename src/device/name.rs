@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 /// `cpu`, or `cuda:N`: the N-th card that the driver shows, from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeviceName {
     /// The processor.
     #[default]

@@ -85,6 +85,7 @@ impl DistillOptions {
 
 /// What [`distill`] did: the result's totals, then the work of this run.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct DistillReport {
     /// Rows of the result.
     pub rows: usize,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Why a rewrite was kept or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Reason {
     /// Kept: its final answer is the row's.
     AnswerSame,

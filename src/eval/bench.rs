@@ -51,6 +51,7 @@ impl Default for BenchOptions {
 
 /// One test, with llama-bench's keys.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct BenchRow {
     /// Commit of this build; `unknown` where it was not built from a checkout.
     pub build_commit: String,

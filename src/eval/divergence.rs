@@ -12,6 +12,7 @@ use serde::Serialize;
 
 /// Distance of a model from its base over the positions that [`perplexity`](super::perplexity()) scores.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Divergence {
     /// Mean over positions of `KL(base || model)` between the two predictions of the next token, in nats.
     pub kl: f64,

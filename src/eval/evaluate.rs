@@ -54,6 +54,7 @@ impl EvalOptions {
 
 /// A task's results, the base's beside the model's.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TaskReport {
     /// The model's.
     #[serde(flatten)]
@@ -65,6 +66,7 @@ pub struct TaskReport {
 
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct EvalReport {
     /// Directory of the model.
     pub model: PathBuf,

@@ -33,6 +33,7 @@ impl Default for OwnTextOptions {
 
 /// How likely both models find the base's continuations.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct OwnText {
     /// Mean negative log-likelihood per token under the model, in nats.
     pub nll: f64,

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 /// How well a model predicts a text that is cut into windows; the first token of each window is context only.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Perplexity {
     /// `exp(nll)`.
     pub perplexity: f64,

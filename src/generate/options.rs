@@ -71,6 +71,7 @@ impl Default for EngineOptions {
 
 /// What a call did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Stats {
     /// Requests given.
     pub requests: usize,

@@ -67,6 +67,7 @@ impl GenerateOptions {
 
 /// What [`generate_file`] did.
 #[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct GenerateReport {
     /// Rows of the result file.
     pub rows: usize,

@@ -68,6 +68,7 @@ pub fn stream_of(row_id: &str, sample: usize) -> u64 {
 
 /// Why an output ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Finish {
     /// An end-of-text id or a stop string.
     Stop,
@@ -91,6 +92,7 @@ impl Finish {
 
 /// What a request gave.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Completion {
     /// Generated ids, the end-of-text id or the tokens of the stop string included.
     pub ids: Vec<u32>,

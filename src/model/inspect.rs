@@ -29,6 +29,7 @@ pub struct Role {
 
 /// What [`inspect`] finds.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The model directory.
     pub path: PathBuf,
@@ -86,6 +87,7 @@ pub struct Report {
 
 /// What a directory with a PEFT adapter holds.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct AdapterReport {
     /// The adapter's directory.
     pub path: PathBuf,

@@ -26,6 +26,7 @@ const OTHER_WEIGHTS: [&str; 10] = ["bin", "pt", "pth", "gguf", "ggml", "h5", "ms
 
 /// What a cut removed and wrote.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PruneReport {
     /// The output directory.
     pub output: PathBuf,

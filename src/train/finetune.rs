@@ -32,6 +32,7 @@ const MARKER: &str = "ratoon_run.json";
 
 /// What a run did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FinetuneReport {
     /// Output directory.
     pub output: PathBuf,

@@ -22,6 +22,7 @@ const MAX_SHARD: u64 = 5_000_000_000;
 
 /// What a merge did.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct MergeReport {
     /// Output directory.
     pub output: PathBuf,

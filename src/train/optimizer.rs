@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Optim {
     /// Two F32 moments a parameter, 8 bytes: the numbers of `torch.optim.AdamW`.
     #[default]

@@ -6,6 +6,7 @@ use std::f64::consts::PI;
 /// Shape of the learning rate after warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SchedulerType {
     /// Straight down to zero.
     Linear,

@@ -18,6 +18,7 @@ use std::path::Path;
 /// What is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Method {
     /// Every tensor, in F32 master weights.
     Full,

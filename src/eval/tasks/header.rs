@@ -25,6 +25,7 @@ pub const FORMATS: [(&str, &str); 8] = [
 /// How a task is scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Kind {
     /// One prompt, several continuations; the likeliest is the answer.
     MultipleChoice,

@@ -55,6 +55,7 @@ impl Metric {
 
 /// What a model reached in a task.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TaskResult {
     /// Name of the task.
     pub name: String,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 /// How rotary frequencies are stretched for long contexts.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum RopeScaling {
     /// Frequencies as they are.
     None,

@@ -6,6 +6,7 @@ use std::fmt;
 
 /// Element formats that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GgmlType {
     /// IEEE 754 binary32.
     F32,

@@ -27,6 +27,7 @@ use std::path::Path;
 /// How blocks are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Metric {
     /// arccos(cos(h_l, h_{l+n})) / pi, where h_l is the input of block l (Gromov et al. 2024).
     Angular,
@@ -80,6 +81,7 @@ impl Metric {
 /// Which tokens of a sequence the residual metrics look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Tokens {
     /// The last token of each sequence.
     Last,
@@ -144,6 +146,7 @@ pub struct Cut {
 
 /// Every score of a model, and the best cut for each size.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Scores {
     /// How blocks were compared.
     pub metric: Metric,
