@@ -33,6 +33,8 @@ fn values_that_cannot_be_meant_are_refused() {
             "bench model -p 0 -n 0",
             "bench: expected a number above 0 for -p or -n, or --train, found nothing to measure",
         ),
+        ("generate model --prompt a --temperature -1", "--temperature: expected a number from 0 up, found -1"),
+        ("merge model --slerp model --t -0.5 -o out", "--t: expected a share from 0 to 1, found -0.5"),
         // In llama.cpp that is the number of tokens.
         ("generate model --prompt a -n 64", "unexpected argument '-n'"),
     ] {
@@ -84,4 +86,17 @@ fn lists_may_be_written_as_trl_has_them() {
         let out = run(&format!("finetune model --data rows.jsonl -o out --max-steps 1 --lora-target-modules {list}"));
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
+}
+
+#[test]
+fn a_device_that_is_not_there_concerns_only_the_verbs_that_compute() {
+    let code = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ratoon"));
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny/gqa");
+        let args = args.iter().map(|&arg| if arg == "MODEL" { tiny } else { arg });
+        command.env("RATOON_DEVICE", "cuda:77").arg("-q").args(args).output().unwrap().status.code()
+    };
+    assert_eq!(code(&["doctor"]), Some(0));
+    assert_eq!(code(&["inspect", "MODEL"]), Some(0));
+    assert_ne!(code(&["bench", "MODEL"]), Some(0));
 }

@@ -11,9 +11,12 @@ use std::path::PathBuf;
 
 /// Let the uncut model rewrite the answers of a dataset; keep a rewrite only when it is right.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  ratoon distill SmolLM2 --data train.jsonl --template math -o out.jsonl\n\n\
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Example:\n  ratoon distill SmolLM2 --data train.jsonl --template math -o out.jsonl\n\n\
                         The same command goes on where a killed one stopped. out.jsonl.manifest.json counts why rewrites \
-                        were kept or refused. --draft seldom pays here: many rows run side by side.")]
+                        were kept or refused. --draft seldom pays here: many rows run side by side."
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

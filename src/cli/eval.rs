@@ -12,8 +12,11 @@ use std::path::PathBuf;
 
 /// Measure perplexity, distance from a base model, and tasks.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  ratoon eval ./cut --base ./model --perplexity heldout.txt -o results.json\n  \
-                  ratoon eval ./cut --tasks arc.jsonl --num-fewshot 5")]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:\n  ratoon eval ./cut --base ./model --perplexity heldout.txt -o results.json\n  \
+                  ratoon eval ./cut --tasks arc.jsonl --num-fewshot 5"
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

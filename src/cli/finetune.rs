@@ -16,8 +16,11 @@ use std::path::PathBuf;
 /// checkpoint when the same command is given again, and ends with the same bytes. Weight decay applies to every trained
 /// tensor, as in torch.optim.AdamW.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  ratoon finetune cut/ --data distilled.jsonl -o adapter/ --save-steps 50\n  \
-                  ratoon finetune cut/ --data distilled.jsonl -o student/ --full --plan")]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:\n  ratoon finetune cut/ --data distilled.jsonl -o adapter/ --save-steps 50\n  \
+                  ratoon finetune cut/ --data distilled.jsonl -o student/ --full --plan"
+)]
 pub struct Args {
     /// Model: a directory, a .gguf, pypi:NAME==VERSION or hf:ORG/NAME.
     model: String,

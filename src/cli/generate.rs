@@ -14,10 +14,13 @@ use std::path::PathBuf;
 
 /// Generate text for a file of prompts, or for one prompt.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  ratoon generate SmolLM2 --input prompts.jsonl -o out.jsonl --max-tokens 128\n  \
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:\n  ratoon generate SmolLM2 --input prompts.jsonl -o out.jsonl --max-tokens 128\n  \
                         ratoon generate SmolLM2 --message \"What is a ratoon?\"\n\n\
                         Rows: {\"prompt\"}, {\"messages\"} or OpenAI batch lines. Results come in input order; the same command \
-                        goes on where a killed one stopped. The tokens do not depend on batch, chunk or page size.")]
+                        goes on where a killed one stopped. The tokens do not depend on batch, chunk or page size."
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// Merge a LoRA adapter into its model, or two models by spherical interpolation (SLERP).
 #[derive(clap::Args)]
 #[command(
+    allow_negative_numbers = true,
     group(clap::ArgGroup::new("what").required(true).args(["adapter", "slerp"])),
     after_help = "Examples:\n  ratoon merge cut --adapter adapter -o merged\n  ratoon merge student-a --slerp student-b --t 0.5 -o merged"
 )]

@@ -127,6 +127,12 @@ enum Command {
 }
 
 impl Command {
+    /// Whether a device is used: the other verbs work where the one that `RATOON_DEVICE` names does not, `doctor` above all.
+    fn computes(&self) -> bool {
+        use Command::*;
+        !matches!(self, Inspect(_) | Convert(_) | Init(_) | Prune(_) | Join(_) | Doctor(_))
+    }
+
     fn run(self, context: &Context) -> Result<()> {
         match self {
             Command::Inspect(args) => inspect::run(args, context),
@@ -170,7 +176,8 @@ pub fn run(cli: Cli) -> Result<()> {
         built
             .map_err(|e| ratoon::Error::usage("--threads", "a number of threads that can be started", e.to_string()))?;
     }
-    let context = Context { device: Device::open(cli.device)?, json: cli.json };
+    let device = if cli.command.computes() { Device::open(cli.device)? } else { Device::cpu() };
+    let context = Context { device, json: cli.json };
     if cli.profile {
         context.device.profile();
     }
