@@ -81,6 +81,23 @@ fn every_known_form_gives_the_conversation_it_means() {
 }
 
 #[test]
+fn a_system_prompt_beside_a_conversation_is_its_first_message() {
+    let roles = |line: &str| match &rows(line.as_bytes())[0].example {
+        Example::Chat(turns) => turns.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let answered = ["system: s", "user: u", "assistant: a"];
+    assert_eq!(roles(r#"{"system":"s","instruction":"u","input":"","output":"a"}"#), answered);
+    assert_eq!(
+        roles(r#"{"conversations":[{"from":"human","value":"u"},{"from":"gpt","value":"a"}],"system":"s"}"#),
+        answered
+    );
+    assert_eq!(roles(r#"{"system":"","question":"u","answer":"a"}"#), answered[1..]);
+    let own = r#"{"system":"t","messages":[{"role":"system","content":"s"},{"role":"user","content":"u"},{"role":"assistant","content":"a"}]}"#;
+    assert_eq!(roles(own), answered);
+}
+
+#[test]
 fn crlf_a_byte_order_mark_blank_lines_and_a_missing_last_line_break_change_nothing() {
     let plain = rows(b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n");
     let windows = rows(b"\xef\xbb\xbf{\"text\":\"a\"}\r\n\r\n  \n{\"text\":\"b\"}");

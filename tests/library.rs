@@ -2,11 +2,12 @@
 
 use ratoon::device::Device;
 use ratoon::distill::DistillOptions;
-use ratoon::eval::EvalOptions;
 use ratoon::eval::bench::BenchOptions;
+use ratoon::eval::{EvalOptions, Request, log_likelihoods};
 use ratoon::generate::{EngineOptions, GenerateOptions, Runtime};
 use ratoon::model::adapter::LoraConfig;
 use ratoon::model::{Batch, Llama, Tokenizer, Workspace};
+use ratoon::progress::Progress;
 use ratoon::prune::{Plan, ScoreOptions};
 use ratoon::train::{FinetuneOptions, Method};
 use std::path::{Path, PathBuf};
@@ -53,4 +54,10 @@ fn a_sequence_without_tokens_is_no_panic() {
     assert_eq!(batch.next_tokens().u32()[..1], [6]);
     assert_eq!(batch.next_tokens().u32()[1..], [u32::MAX; 2]);
     assert_eq!(Batch::pack::<Vec<u32>>(&[]).next_tokens().u32().len(), 0);
+    let model = Llama::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/gqa")).unwrap();
+    let progress = Progress::start("", 0, "");
+    for (ids, continuation) in [(vec![], 0), (vec![5], 1), (vec![5, 6], 0), (vec![5, 6], 2)] {
+        let said = log_likelihoods(&Device::cpu(), &model, &[Request { ids, continuation }], &progress).unwrap_err();
+        assert!(said.to_string().starts_with("request 0: expected an id of context"), "{said}");
+    }
 }

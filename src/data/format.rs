@@ -107,8 +107,20 @@ pub fn messages(path: &Path, at: &str, key: &str, value: &Value) -> Result<Vec<M
     Ok(out)
 }
 
-/// What a row teaches, and its checkable answer.
+/// What a row teaches, and its checkable answer. A `system` field beside a conversation is its first message.
 pub(super) fn interpret(path: &Path, at: &str, fields: &Map<String, Value>) -> Result<(Example, Option<String>)> {
+    let (mut example, answer) = form(path, at, fields)?;
+    if let Example::Chat(turns) = &mut example
+        && let Some(Value::String(system)) = fields.get("system")
+        && !system.trim().is_empty()
+        && turns.first().is_none_or(|first| first.role != "system")
+    {
+        turns.insert(0, Message::new("system", system));
+    }
+    Ok((example, answer))
+}
+
+fn form(path: &Path, at: &str, fields: &Map<String, Value>) -> Result<(Example, Option<String>)> {
     let row = Fields { path, at, fields };
     let turn =
         |user: String, reply: String| Example::Chat(vec![Message::new("user", user), Message::new("assistant", reply)]);

@@ -6,7 +6,7 @@
 //! same step; the last sequence's pages stay for the next batch.
 
 use crate::device::{DType, Device, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{KvCache, Llama, PagedStep, Workspace};
 use crate::ops::gather::gather_rows;
@@ -45,8 +45,18 @@ struct Sequence<'a> {
     requests: Vec<usize>,
 }
 
-/// `log p(continuation | context)` in nats for each request, in their order.
+/// `log p(continuation | context)` in nats for each request, in their order. [`Error::Usage`] for a request without context or
+/// continuation.
 pub fn log_likelihoods(dev: &Device, model: &Llama, requests: &[Request], progress: &Progress) -> Result<Vec<f64>> {
+    if let Some(at) = requests.iter().position(|r| r.continuation == 0 || r.continuation >= r.ids.len()) {
+        let Request { ids, continuation } = &requests[at];
+        let found = format!("{} ids, {continuation} of them the continuation", ids.len());
+        return Err(Error::usage(
+            format!("request {at}"),
+            "an id of context or more, then one to score or more",
+            found,
+        ));
+    }
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by(|&a, &b| requests[a].ids.cmp(&requests[b].ids));
     let longest = requests.iter().map(|r| r.ids.len()).max().unwrap_or(0);
