@@ -5,6 +5,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The directory that holds `path` (`.` for a bare name).
@@ -25,9 +26,11 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io(dir, "sync"))
 }
 
-/// Holds an output against other writers until dropped; the system releases it even when the process is killed.
+/// Holds an output against other writers until dropped. The system releases it even when the process is killed; its file then
+/// stays for the next writer.
 pub struct OutputLock {
     _file: File,
+    name: PathBuf,
 }
 
 impl OutputLock {
@@ -35,13 +38,31 @@ impl OutputLock {
     pub fn acquire(path: &Path) -> Result<OutputLock> {
         let dir = parent(path);
         fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
-        let lock = sibling(path, "lock");
-        let file = File::create(&lock).map_err(Error::io(&lock, "create"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(OutputLock { _file: file }),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_path_buf() }),
-            Err(fs::TryLockError::Error(e)) => Err(Error::io(&lock, "lock")(e)),
+        let name = sibling(path, "lock");
+        loop {
+            let file = File::create(&name).map_err(Error::io(&name, "create"))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_path_buf() }),
+                Err(fs::TryLockError::Error(e)) => return Err(Error::io(&name, "lock")(e)),
+            }
+            // The last holder may have removed the file after it was opened here: then it holds nobody back.
+            let mine = file.metadata().map_err(Error::io(&name, "read"))?;
+            match fs::metadata(&name) {
+                Ok(named) if (named.dev(), named.ino()) == (mine.dev(), mine.ino()) => {
+                    return Ok(OutputLock { _file: file, name });
+                }
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&name, "read")(e)),
+                _ => {}
+            }
         }
+    }
+}
+
+impl Drop for OutputLock {
+    fn drop(&mut self) {
+        // While it is still held. On a disk that became read-only it stays, and is taken over by the next writer.
+        let _ = fs::remove_file(&self.name);
     }
 }
 
@@ -216,5 +237,32 @@ impl Drop for StagedDir {
     fn drop(&mut self) {
         // Committed, there is none any more.
         let _ = fs::remove_dir_all(&self.staging);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    #[test]
+    fn a_lock_leaves_nothing_and_has_one_holder_however_many_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, holders, turns) = (dir.path().join("out"), AtomicUsize::new(0), AtomicUsize::new(0));
+        let take_turns = || {
+            while turns.load(SeqCst) < 2000 {
+                let Ok(lock) = OutputLock::acquire(&target) else { continue };
+                assert_eq!(holders.fetch_add(1, SeqCst), 0, "two writers at once");
+                turns.fetch_add(1, SeqCst);
+                holders.fetch_sub(1, SeqCst);
+                drop(lock);
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(take_turns))));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        // What a killed process left stands in nobody's way.
+        fs::write(dir.path().join(".out.lock"), "").unwrap();
+        drop(OutputLock::acquire(&target).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
