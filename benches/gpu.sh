@@ -68,7 +68,7 @@ run_stage() {
     operations) "${OPERATIONS:-$here/operations}" ;;
     hopper)
         "$ratoon" -q doctor | grep "$RATOON_DEVICE: .*, 9\.0," >/dev/null || missing "a card of compute capability 9.0"
-        "${HOPPER:-$here/hopper}"
+        "${HOPPER:-$here/hopper}" --skip primitives --skip dependent # whose kernels are for the host alone
         ;;
     pipelines) RATOON_TEST_DRIVER=nvidia "${PIPELINES:-$here/pipelines}" --skip program --skip gpu_script ;;
     memcheck | racecheck)

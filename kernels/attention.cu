@@ -81,6 +81,8 @@ struct Slots {
 // goes to p.partial, unnormalised, unless there is one split, else to p.y. STAGES: tiles of the ring.
 template <int D, int WARPS, bool SPLIT, int STAGES> __device__ __forceinline__ void attention(const attention_params& p) {
     constexpr int STRIDE = D + PAD, ROWS = 16 * WARPS, THREADS = 32 * WARPS;
+    launch_dependents();
+    wait_for_prerequisites();
     uint16_t* const q_tile = static_cast<uint16_t*>(dynamic_shared());
     uint16_t* const ring = q_tile + ROWS * STRIDE;
     // The last tokens of a sequence have the most to do and start first.
@@ -287,6 +289,8 @@ constexpr uint32_t AT_ONCE = 8;
 
 // Merges the splits of one token's head, in order.
 extern "C" __global__ void __launch_bounds__(128) attention_combine(const attention_params __grid_constant__ p) {
+    launch_dependents();
+    wait_for_prerequisites();
     const uint32_t sequence = blockIdx.z, head = blockIdx.y, token = p.cu_seqlens[sequence] + blockIdx.x;
     const uint32_t end = p.cu_seqlens[sequence + 1];
     if (token >= end) return;

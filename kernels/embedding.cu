@@ -4,6 +4,8 @@
 #include "tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) embedding(const embedding_params __grid_constant__ p) {
+    launch_dependents();
+    wait_for_prerequisites();
     const uint64_t hidden = p.hidden;
     const bf16* from = p.table + p.ids[blockIdx.x] * hidden;
     bf16* to = p.y + blockIdx.x * hidden;

@@ -4,6 +4,8 @@
 #include "tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) kv_store(const kv_store_params __grid_constant__ p) {
+    launch_dependents();
+    wait_for_prerequisites();
     const uint64_t from = static_cast<uint64_t>(blockIdx.x) * p.width;
     const uint64_t to = static_cast<uint64_t>(p.slots[blockIdx.x]) * p.width;
     for (uint32_t i = 8 * threadIdx.x; i < p.width; i += 8 * blockDim.x) {

@@ -19,13 +19,15 @@
 // 4,096 weights 32, of 1,024 8, by 128 blocks. The ring of 192 KB keeps 64 KB of weights or more in flight on each, where 4.3 TB/s at
 // 1 us latency need 33. But each block also needs all rows of a: of 64 rows and n = 4096 twice the bytes of its weights. From 32 rows on
 // clusters of four copy a quarter of them each to all four. The larger of bytes / 4.3 TB/s and bytes from the cache / 6 TB/s, us,
-// with the launch and the first bytes (some 3 us) still to come; without clusters in brackets:
+// with the launch and the first bytes (some 3 us) still to come where no dependent launch hides them; without clusters in brackets:
 //   | n x k | 1, 8 rows | 32 | 64 | 256 (and of 788 TFLOP/s) |
 //   | 4096 x 4096 | 7.8 | 7.9 (11.2) | 8.4 (16.8) | 16.8 (33.6; 10.9) |
 //   | 1024 x 4096 | 2.8 | 2.8 (7.0) | 4.2 (12.6) | 8.4 (25.2; 2.7) |
 //   | 14336 x 4096 | 27.3 | 27.6 | 27.9 (30.8) | 50.3 (83.9; 38.2) |
 //   | 4096 x 14336 | 27.3 | 27.6 (39.1) | 29.4 (58.7) | 58.7 (117; 38.2) |
 //   | 128256 x 4096 | 245 | 246 | 248 (263) | 438 (700; 341) |
+// A dependent launch (src/device/cuda/launch.rs) fills the ring with weights, 160 KB of them at 48 rows, before it waits for the kernels
+// that make a: 128 blocks have 20 MB, 4.8 us, on the way while those still run. Unmeasured.
 // Products with the same a (q, k and v; gate and up) are one launch: 11.7 us for the 6,144 weights of q, k and v, where three take
 // 13.4, and two launches less.
 //
@@ -266,6 +268,7 @@ template <int M, uint32_t CLUSTER> __device__ __forceinline__ void matmul_rows(c
     const uint32_t warpgroup = threadIdx.x / 128, multiplying = (p.rows + 63) / 64, rank = CLUSTER > 1 ? cluster_rank() : 0;
     // A stage: slabs of weights, then slabs of a.
     const uint32_t weights = p.rows * BK * 2;
+    launch_dependents();
     Ring<CLUSTER> ring((weights + A::BYTES) * SLABS, 4 * multiplying);
     // Tiles of the same weights are neighbours.
     auto place_of = [&](uint32_t tile) {
@@ -276,20 +279,46 @@ template <int M, uint32_t CLUSTER> __device__ __forceinline__ void matmul_rows(c
     };
     if (warpgroup == COPIER) {
         if (threadIdx.x % 128 != 0) return;
-        for (uint32_t tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
-            const RowsPlace place = place_of(tile);
-            for (uint32_t i = 0; i < stages * SLABS; i += SLABS) {
-                ring.claim();
+        auto load_weights = [&](const Ring<CLUSTER>& at, const RowsPlace& place, uint32_t stage) {
 #pragma unroll
-                for (uint32_t slab = 0; slab < SLABS; ++slab) {
-                    const uint32_t k = (i + slab) * BK;
-                    tensor_load(ring.tile() + slab * weights, p.b[place.product], k, place.weight, ring.full());
-                    A::load(ring.tile() + SLABS * weights + slab * A::BYTES, p.a, place.row, k, ring.full());
-                }
+            for (uint32_t slab = 0; slab < SLABS; ++slab) {
+                const uint32_t k = (stage * SLABS + slab) * BK;
+                tensor_load(at.tile() + slab * weights, p.b[place.product], k, place.weight, at.full());
+            }
+        };
+        auto load_rows = [&](const Ring<CLUSTER>& at, const RowsPlace& place, uint32_t stage) {
+#pragma unroll
+            for (uint32_t slab = 0; slab < SLABS; ++slab) {
+                const uint32_t k = (stage * SLABS + slab) * BK;
+                A::load(at.tile() + SLABS * weights + slab * A::BYTES, p.a, place.row, k, at.full());
+            }
+        };
+        // Weights of the first tile, as many as the ring holds, ahead of the kernels before; then the rows that belong to them.
+        const uint32_t first = blockIdx.x / CLUSTER, ahead = min(stages, ring.stages);
+        const RowsPlace place_of_first = place_of(first);
+        Ring<CLUSTER> rows = ring;
+        prefetch_tensor_map(p.a);
+        for (uint32_t i = 0; i < ahead; ++i) {
+            ring.claim();
+            load_weights(ring, place_of_first, i);
+            ring.advance();
+        }
+        wait_for_prerequisites();
+        for (uint32_t i = 0; i < ahead; ++i) {
+            load_rows(rows, place_of_first, i);
+            rows.advance();
+        }
+        for (uint32_t tile = first; tile < tiles; tile += gridDim.x / CLUSTER) {
+            const RowsPlace place = place_of(tile);
+            for (uint32_t i = tile == first ? ahead : 0; i < stages; ++i) {
+                ring.claim();
+                load_weights(ring, place, i);
+                load_rows(ring, place, i);
                 ring.advance();
             }
         }
     } else if (warpgroup < multiplying) {
+        wait_for_prerequisites();  // y is theirs until then
         float d[M / 2];
         for (uint32_t tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
             multiply<M, BK * SLABS, true, true>(

@@ -57,6 +57,28 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
+// Dependent launches (PTX ISA, griddepcontrol): a kernel may start while those before it still run. What it may do until it has
+// waited is written in src/device/cuda/launch.rs, which asks for such launches of code for compute capability 9.0 and later alone.
+
+// Lets the next kernel start, once every block has come here or ended.
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the kernels before have ended and what they wrote can be read.
+__device__ __forceinline__ void wait_for_prerequisites() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Starts to bring 128 bytes into the L2 cache, which all kernels share.
+__device__ __forceinline__ void prefetch_to_l2(const void* global) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }

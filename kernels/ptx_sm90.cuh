@@ -46,6 +46,11 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
         : "memory");
 }
 
+// Starts to bring a map to the copy engine.
+__device__ __forceinline__ void prefetch_tensor_map(const tensor_map& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Starts the copy of a box into shared memory (to a multiple of 1024), from element (x, y) of a matrix: zeros outside it. All
 // of the box's bytes count for the barrier.
 __device__ __forceinline__ void tensor_load(void* to, const tensor_map& map, uint32_t x, uint32_t y, uint64_t* barrier) {

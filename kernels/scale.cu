@@ -4,6 +4,8 @@
 #include "tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) scale(const scale_params __grid_constant__ p) {
+    launch_dependents();
+    wait_for_prerequisites();
     const uint64_t first = 8 * (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x);
     if (first >= p.n) return;
     const uint32_t width = static_cast<uint32_t>(min(p.n - first, uint64_t(8)));

@@ -7,6 +7,8 @@
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + exp2_approx(-1.44269504f * x)); }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) swiglu(const swiglu_params __grid_constant__ p) {
+    launch_dependents();
+    wait_for_prerequisites();
     const uint64_t first = 8 * (static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x);
     if (first >= p.n) return;
     const uint32_t width = static_cast<uint32_t>(min(p.n - first, uint64_t(8)));

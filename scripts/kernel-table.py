@@ -4,8 +4,8 @@
 kernel-table.py [--write]   compares benches/results/kernels.md with what the compiler gives now, or writes it.
 
 Fails when the table is stale, when a kernel that must not spill does, when ptxas serialises wgmma, when the machine code of a matrix
-product or of attention lacks the instructions that it should hold, and when attention_sm90 has its exponentials behind the product
-that they should run under. nvcc is found as build.rs finds it: NVCC, CUDA_HOME, PATH,
+product, of attention or of a kernel that starts early lacks the instructions that it should hold, and when attention_sm90 has its
+exponentials behind the product that they should run under. nvcc is found as build.rs finds it: NVCC, CUDA_HOME, PATH,
 target/cuda.
 """
 
@@ -31,6 +31,17 @@ INSTRUCTIONS = {
     "matmul_sm90": {"HGMMA": [], "UTMALDG": [], "UTMALDG.2D.MULTICAST": ALONE},
     "attention_sm90": {"HGMMA": [], "UTMALDG": []},
     "attention_backward_sm90": {"HGMMA": [], "UTMALDG": []},
+}
+# For sm_90a the kernels of these files, but for those named, let the next one start early and wait for those before them.
+DEPENDENT = {
+    "attention": [],
+    "embedding": [],
+    "kv_store": [],
+    "matmul_sm90": [f"matmul_sm90_{layout}_{columns}" for layout in ("nt", "nn", "tn") for columns in (128, 256)],
+    "rmsnorm": [],
+    "rope": [],
+    "scale": [],
+    "swiglu": ["swiglu_backward"],
 }
 
 
@@ -63,12 +74,14 @@ def compile_kernel(compiler, source, target, folder):
             problems.append(f"{name} for {target} spills {spills} bytes")
     # C7508: setmaxnreg ignored; C7510 and its neighbours: a wait after every wgmma.
     problems += [f"{source.name} for {target}: {line.strip()}" for line in result.stderr.splitlines() if "(C75" in line]
-    if source.stem in INSTRUCTIONS:
+    wanted = dict(INSTRUCTIONS.get(source.stem, {}))
+    if target == "sm_90a" and source.stem in DEPENDENT:
+        wanted |= {instruction: DEPENDENT[source.stem] for instruction in ("PREEXIT", "ACQBULK")}
+    if wanted:
         dump = subprocess.run([compiler.parent / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True)
         for part in dump.stdout.split("Function : ")[1:]:
             name = part.split()[0]
-            wanted = INSTRUCTIONS[source.stem].items()
-            missing = [instruction for instruction, exempt in wanted if instruction not in part and name not in exempt]
+            missing = [instruction for instruction, exempt in wanted.items() if instruction not in part and name not in exempt]
             problems += [f"{name} for {target} has no {instruction} instruction" for instruction in missing]
             # From the wait that leaves one group of wgmma on its way to the next wait.
             under = re.search(r"DEPBAR.LE gsb0, 0x1(.*?)DEPBAR", part, re.DOTALL)

@@ -367,7 +367,10 @@ impl Tensor {
     /// Where a kernel on the card writes the elements. Errors for another dtype and for a tensor on the host.
     pub(crate) fn kernel_mut<T: Element>(&mut self, cuda: &std::sync::Arc<Cuda>) -> Result<*mut T> {
         match &self.storage {
-            Storage::Cuda(buffer) if self.dtype == T::DTYPE => Ok(buffer.address() as *mut T),
+            Storage::Cuda(buffer) if self.dtype == T::DTYPE => {
+                buffer.note_write();
+                Ok(buffer.address() as *mut T)
+            }
             _ => Err(self.not_for_kernel::<T>(cuda)),
         }
     }

@@ -28,7 +28,7 @@ pub fn embedding(dev: &Device, y: &mut Tensor, table: &Tensor, ids: &Tensor) -> 
     if let Backend::Cuda(cuda) = dev.backend() {
         let (y, table, ids) = (y.kernel_mut(cuda)?, table.kernel_ptr(cuda)?, ids.kernel_ptr(cuda)?);
         let params = embedding_params { y, table, ids, hidden: hidden as u32 };
-        return cuda.launch("embedding", Grid::rows(tokens, hidden), &params);
+        return cuda.launch_dependent("embedding", Grid::rows(tokens, hidden), &params, &[]);
     }
     let rows = rows_per_task(tokens, hidden);
     let tasks = y.f32_mut().chunks_mut((rows * hidden).max(1)).zip(ids.u32().chunks(rows));

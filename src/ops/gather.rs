@@ -26,7 +26,7 @@ pub fn gather_rows(dev: &Device, y: &mut Tensor, x: &Tensor, rows: &Tensor) -> R
         // A lookup in a table.
         let (y, table, ids) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?, rows.kernel_ptr(cuda)?);
         let params = embedding_params { y, table, ids, hidden: width as u32 };
-        return cuda.launch("embedding", Grid::rows(n, width), &params);
+        return cuda.launch_dependent("embedding", Grid::rows(n, width), &params, &[]);
     }
     let from = x.bytes();
     for (to, &row) in y.bytes_mut().chunks_exact_mut(row_bytes.max(1)).zip(rows.u32()) {

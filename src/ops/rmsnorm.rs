@@ -34,7 +34,7 @@ pub fn rmsnorm(dev: &Device, y: &mut Tensor, x: &Tensor, w: &Tensor, eps: f32) -
     if let Backend::Cuda(cuda) = dev.backend() {
         let (y, x, w) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?, w.kernel_ptr(cuda)?);
         let params = abi::rmsnorm_params { y, x, w, hidden: hidden as u32, eps };
-        return cuda.launch("rmsnorm", Grid::rows(tokens, hidden), &params);
+        return cuda.launch_dependent("rmsnorm", Grid::rows(tokens, hidden), &params, &[]);
     }
     with_f32(w, |w| if rounded { forward::<bf16>(y, x, w, eps) } else { forward::<f32>(y, x, w, eps) });
     Ok(())

@@ -61,7 +61,8 @@ fn rotate(
             half: half as u32,
             direction,
         };
-        return cuda.launch("rope", Grid::rows(tokens, width / 2), &params);
+        let ahead = [params.positions as u64, params.inv_freq as u64];
+        return cuda.launch_dependent("rope", Grid::rows(tokens, width / 2), &params, &ahead);
     }
     let rows = rows_per_task(tokens, width);
     let tasks = x.f32_mut().chunks_mut(rows * width).zip(positions.u32().chunks(rows));

@@ -54,7 +54,7 @@ pub(super) fn launch(
     add: bool,
 ) -> Result<()> {
     let params = abi::scale_params { y, x, n, factor, add: u32::from(add) };
-    cuda.launch("scale", Grid::eights(n), &params)
+    cuda.launch_dependent("scale", Grid::eights(n), &params, &[])
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub fn swiglu(dev: &Device, y: &mut Tensor, gate: &Tensor, up: &Tensor) -> Resul
     if let Backend::Cuda(cuda) = dev.backend() {
         let params =
             swiglu_params { y: y.kernel_mut(cuda)?, gate: gate.kernel_ptr(cuda)?, up: up.kernel_ptr(cuda)?, n };
-        return cuda.launch("swiglu", Grid::eights(n), &params);
+        return cuda.launch_dependent("swiglu", Grid::eights(n), &params, &[]);
     }
     if gate.dtype() == DType::BF16 {
         forward::<bf16>(y, gate, up)

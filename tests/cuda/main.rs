@@ -9,6 +9,7 @@
 //! With `RATOON_TEST_DRIVER=nvidia`, and a build with kernels, on a card.
 #![cfg(feature = "cuda")]
 
+mod dependent;
 mod forward;
 mod generate;
 mod gpu_script;

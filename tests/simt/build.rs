@@ -27,6 +27,7 @@ fn main() {
     sources.sort();
     sources.push(root.join("faults/faults.cu"));
     sources.push(root.join("faults/sm90.cu"));
+    sources.push(root.join("faults/dependent.cu"));
     sources.push(root.join("include/runtime.cpp"));
     sources.push(root.join("include/wgmma.cpp"));
     for architecture in ARCHITECTURES {

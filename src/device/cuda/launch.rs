@@ -1,15 +1,43 @@
 //! Kernels by name, their parameters by value.
+//!
+//! # Dependent launches
+//!
+//! From one kernel's end to the next one's first bytes a card loses some 1 to 3 us: blocks end one by one, the next launch begins,
+//! its kernel sets up and asks for data. On compute capability 9.0 a kernel may start when every block of the one before has said
+//! that it may (`launch_dependents` in `kernels/ptx.cuh`), and waits itself until those before have ended
+//! (`wait_for_prerequisites`). The rules:
+//!
+//! 1. What [`Cuda::launch_dependent`] launches waits in every block, and each thread before it writes to global memory or reads
+//!    what is not named in 2. So when such a kernel has ended, so have all before it, however early each of them started.
+//! 2. Before it waits it reads only buffers that its launch names. Where the step has written to one of them, the launch is an
+//!    ordinary one.
+//! 3. Launches are dependent in graphs alone ([`Cuda::repeat`]), and there behind another launch. The first of a step, and one
+//!    behind a fill, wait for everything before: uploads of inputs and changes of weights too.
+//! 4. Ordinary launches, fills, copies and the end of a graph wait for the end of the kernel before, by 1 for that of all. A
+//!    kernel that does not wait itself is always launched so.
+//! 5. The driver can capture such launches (CUDA 12.3), and the code that it loaded is for 9.0 or later: other code does not wait.
+//!
+//! `tests/simt` runs the launches of a graph in the worst order that this allows.
 
 use super::{Cuda, graph};
 use crate::device::DType;
 use crate::error::Result;
-use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+use cudarc::driver::sys;
+use cudarc::driver::sys::CUfunction_attribute_enum::{
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_PTX_VERSION,
+};
 use cudarc::driver::sys::cudaError_enum::CUDA_ERROR_NOT_FOUND;
 use cudarc::driver::{CudaFunction, DeviceRepr, DriverError, LaunchConfig, PushKernelArg};
+use std::ffi::c_void;
+use std::ptr;
 use std::sync::PoisonError;
 
 /// Shared memory that a kernel may use without asking for more.
 const SHARED_DEFAULT: u32 = 48 << 10;
+
+/// Oldest driver that captures dependent launches: CUDA 12.3. Oldest target whose code waits: compute capability 9.0.
+const DEPENDENT_DRIVER: i32 = 12030;
+const DEPENDENT_TARGET: i32 = 90;
 
 /// How many blocks of how many threads, and bytes of shared memory of each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,17 +100,39 @@ impl Cuda {
     where
         P: DeviceRepr + Copy + PartialEq + 'static,
     {
+        self.note_or_launch(kernel, grid, params, None)
+    }
+
+    /// [`Cuda::launch`] of a kernel that waits itself for those before it, so that it may start early: see the rules above.
+    /// `ahead`: addresses of the buffers that it reads before it waits.
+    pub fn launch_dependent<P>(&self, kernel: &'static str, grid: Grid, params: &P, ahead: &[u64]) -> Result<()>
+    where
+        P: DeviceRepr + Copy + PartialEq + 'static,
+    {
+        self.note_or_launch(kernel, grid, params, Some(ahead))
+    }
+
+    fn note_or_launch<P>(&self, kernel: &'static str, grid: Grid, params: &P, ahead: Option<&[u64]>) -> Result<()>
+    where
+        P: DeviceRepr + Copy + PartialEq + 'static,
+    {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        match graph::noting(|notes| notes.launch(kernel, grid, params)) {
+        match graph::noting(|notes| notes.launch(kernel, grid, params, ahead)) {
             Some(()) => Ok(()),
-            None => self.launch_now(kernel, grid, params),
+            None => self.launch_now(kernel, grid, params, false),
         }
     }
 
-    /// [`Cuda::launch`], also in a step that is walked through.
-    pub(super) fn launch_now<P: DeviceRepr>(&self, kernel: &'static str, grid: Grid, params: &P) -> Result<()> {
+    /// [`Cuda::launch`], also in a step that is walked through. `dependent`: it may start early where driver and code allow it.
+    pub(super) fn launch_now<P: DeviceRepr>(
+        &self,
+        kernel: &'static str,
+        grid: Grid,
+        params: &P,
+        dependent: bool,
+    ) -> Result<()> {
         self.bind()?;
         let function = self.function(kernel)?;
         let refused = |e| self.error(&format!("launch {kernel}"), e);
@@ -92,12 +142,47 @@ impl Cuda {
                 .map_err(refused)?;
         }
         let [x, y, z] = grid.blocks.map(|n| n as u32);
+        if dependent && self.card.driver >= DEPENDENT_DRIVER {
+            let target = function.get_attribute(CU_FUNC_ATTRIBUTE_PTX_VERSION).map_err(refused)?;
+            if target >= DEPENDENT_TARGET {
+                return self.capture_dependent(&function, [x, y, z], grid, params).map_err(refused);
+            }
+        }
         let config =
             LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared };
         // SAFETY: the struct is the kernel's own (one header makes both sides); its buffers have the checked shapes and are
         // given back to this stream's memory only, so they outlive the kernel.
         unsafe { self.stream.launch_builder(&function).arg(params).launch(config) }.map_err(refused)?;
         Ok(())
+    }
+
+    fn capture_dependent<P: DeviceRepr>(
+        &self,
+        function: &CudaFunction,
+        blocks: [u32; 3],
+        grid: Grid,
+        params: &P,
+    ) -> std::result::Result<(), DriverError> {
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks[0],
+            gridDimY: blocks[1],
+            gridDimZ: blocks[2],
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared,
+            hStream: self.stream.cu_stream(),
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        let mut params = [ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        // SAFETY: as in `launch_now`; the driver copies attribute and struct before it returns.
+        unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), params.as_mut_ptr(), ptr::null_mut()) }.result()
     }
 
     /// How many clusters of a kernel with blocks of `grid`, `blocks` each, run at the same time: multiprocessors that a cluster needs lie

@@ -94,6 +94,11 @@ impl Buffer {
         &self.cuda
     }
 
+    /// Tells the step that is walked through, if there is one, that it writes here.
+    pub fn note_write(&self) {
+        graph::noting(|notes| notes.writes(self.address));
+    }
+
     /// Sets every byte to zero.
     pub fn zero(&self, bytes: usize) -> Result<()> {
         let (address, bytes) = (self.address, bytes.min(self.bytes));

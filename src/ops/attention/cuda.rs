@@ -110,15 +110,18 @@ pub(super) fn launch(
         } else {
             (split, abi::ATTENTION_SPLIT_STAGES)
         };
-        cuda.launch(kernel, Grid { blocks, threads: 32, shared: shared(SPLIT_ROWS, stages) }, &params)?;
+        let grid = Grid { blocks, threads: 32, shared: shared(SPLIT_ROWS, stages) };
+        cuda.launch_dependent(kernel, grid, &params, &[])?;
         if max_splits == 1 {
             return Ok(());
         }
         let blocks = [most_new, n_heads, sequences];
-        return cuda.launch("attention_combine", Grid { blocks, threads: 128, shared: 0 }, &params);
+        let grid = Grid { blocks, threads: 128, shared: 0 };
+        return cuda.launch_dependent("attention_combine", grid, &params, &[]);
     }
     let blocks = [most_new.div_ceil(ROWS / group), n_kv_heads, sequences];
-    cuda.launch(whole, Grid { blocks, threads: 128, shared: shared(ROWS, abi::ATTENTION_STAGES) }, &params)
+    let grid = Grid { blocks, threads: 128, shared: shared(ROWS, abi::ATTENTION_STAGES) };
+    cuda.launch_dependent(whole, grid, &params, &[])
 }
 
 /// The three kernels of the backward pass, for `sequences` of at most `longest` tokens.

@@ -73,7 +73,7 @@ pub fn kv_store(
             slots: slots.kernel_ptr(cuda)?,
             width: width as u32,
         };
-        return cuda.launch("kv_store", Grid::rows(tokens, width), &params);
+        return cuda.launch_dependent("kv_store", Grid::rows(tokens, width), &params, &[]);
     }
     tiles::put((k_pages, v_pages), k.f32(), v.f32(), slots.u32(), heads);
     Ok(())

@@ -88,7 +88,8 @@ pub(super) fn few_rows(cuda: &Cuda, products: &[abi::matmul_params]) -> Result<(
         params.b[i] = cuda.tensor_map(product.b, [k, product.n as usize], [BOX, rows])?;
         params.product[i] = product;
     }
-    cuda.launch(kernel, grid(clusters(rows).min(at_once)), &params)
+    let weights: Vec<u64> = products.iter().map(|product| product.b as u64).collect();
+    cuda.launch_dependent(kernel, grid(clusters(rows).min(at_once)), &params, &weights)
 }
 
 /// Tiles of y, as large as leaves no multiprocessor without one.

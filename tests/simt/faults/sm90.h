@@ -1,4 +1,4 @@
-// Parameters of sm90.cu. Mirrored in tests/sm90/primitives.rs.
+// Parameters of sm90.cu and dependent.cu. Mirrored in tests/sm90/primitives.rs and dependent.rs.
 #pragma once
 #include "abi.h"
 
@@ -7,4 +7,10 @@ struct sm90_params {
     float* y;         // [64, 64]
     const bf16* left;  // a, for products from registers
     uint32_t tiles, x, y0;
+};
+
+struct dependent_params {
+    tensor_map map;  // x, a box of 64 x 64
+    bf16* y;         // [64, 64]
+    const bf16* x;   // [64, 64]
 };

@@ -32,6 +32,7 @@ enum { SIMT_COPIES = 256, SIMT_PRODUCTS = 64 };
 struct simt_lane {
     simt_index thread, block, block_size, grid_size;
     uint32_t cluster_rank;
+    uint32_t ahead;  // may run before the kernels before have ended
     uint32_t copies, groups;  // pending copies, committed groups
     simt_copy copy[SIMT_COPIES];
     uint32_t products, product_groups, fenced;
@@ -71,4 +72,6 @@ struct simt_runtime {
     void (*cluster_wait)();
     void (*mbarrier_arrive_at)(uint64_t* barrier, uint32_t rank);
     void (*tensor_load_to)(uint32_t ranks, void* to, const void* map, uint32_t axes, const uint32_t* at, uint64_t* barrier);
+    // Waits for the kernels before; see ptx.cuh and src/dependent.rs.
+    void (*wait_for_prerequisites)();
 };

@@ -35,6 +35,14 @@ inline uint32_t pack_operands(float low, float high) {
 
 inline float exp2_approx(float x) { return exp2f(x); }
 
+// See src/dependent.rs.
+inline void launch_dependents() {}
+inline void wait_for_prerequisites() {
+    simt->wait_for_prerequisites();
+    simt_current->ahead = 0;
+}
+inline void prefetch_to_l2(const void*) {}
+
 // The destination is NaN from now on and holds the data after the wait: whoever reads it in between, or had not finished
 // reading what was there, gets NaN.
 inline void copy_operands_async(void* shared, const bf16* global, bool valid, float scale = 1.0f) {
@@ -49,6 +57,7 @@ inline void copy_operands_async(void* shared, const bf16* global, bool valid, fl
         return;
     }
     simt_lane& lane = *simt_current;
+    if (lane.ahead) return simt->fail("an asynchronous copy ahead of the kernels before");
     if (lane.copies == SIMT_COPIES) return simt->fail("too many asynchronous copies in flight");
     lane.copy[lane.copies++] = {shared, global, valid ? 16u : 0u, 16, lane.groups};
     memset(shared, 0xff, 16);

@@ -13,6 +13,7 @@ inline void mbarrier_arrive(uint64_t* barrier) { simt->mbarrier_arrive(barrier, 
 inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) { simt->mbarrier_arrive(barrier, bytes); }
 inline void mbarrier_wait(uint64_t* barrier, uint32_t parity) { simt->mbarrier_wait(barrier, parity); }
 
+inline void prefetch_tensor_map(const tensor_map&) {}
 inline void tensor_load(void* to, const tensor_map& map, uint32_t x, uint32_t y, uint64_t* barrier) {
     const uint32_t at[4] = {x, y, 0, 0};
     simt->tensor_load(to, &map, 2, at, barrier);

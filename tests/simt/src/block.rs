@@ -7,6 +7,7 @@ pub use collectives::{barrier, barrier_arrive, gather, release};
 
 use crate::asan;
 use crate::cluster::{self, Peers};
+use crate::dependent::Gate;
 use crate::kernels::{Index, Kernel, Lane};
 use crate::mbarrier::Mbarriers;
 use crate::shared::Shared;
@@ -72,7 +73,21 @@ pub struct Launch {
     /// Blocks of a cluster, neighbours in x.
     pub cluster: usize,
     pub shared_bytes: usize,
+    /// Whether it may start before the kernels in front of it have ended.
+    pub dependent: bool,
     pub seed: u64,
+}
+
+impl Launch {
+    /// How many clusters it has.
+    pub fn clusters(&self) -> u64 {
+        self.grid.count() / self.cluster as u64
+    }
+
+    /// How many threads.
+    pub fn threads(&self) -> u64 {
+        self.grid.count() * self.block.count()
+    }
 }
 
 // SAFETY: the parameters are only read while the launch runs.
@@ -89,6 +104,7 @@ pub struct Block {
     pub mbarriers: Mbarriers,
     pub shared: Shared,
     pub peers: Peers,
+    pub gate: Gate,
     /// Threads that run when no other can.
     deferred: Vec<usize>,
     live: usize,
@@ -107,6 +123,7 @@ impl Block {
             mbarriers: Mbarriers::default(),
             shared: Shared::new(),
             peers: Peers::default(),
+            gate: Gate::default(),
             deferred: Vec::new(),
             live: 0,
             running: 0,
@@ -163,6 +180,9 @@ impl Block {
         if self.error.is_none() && (products || self.mbarriers.unfinished()) {
             self.error = Some("a tensor copy or a wgmma that nobody waited for".into());
         }
+        if self.error.is_none() && launch.dependent && !self.gate.reached() {
+            self.error = Some("no thread waited for the kernels before".into());
+        }
         self.error.take().map_or(Ok(()), |e| Err(format!("block {:?}: {e}", launch.grid.at(number))))
     }
 
@@ -179,6 +199,7 @@ impl Block {
         self.warpgroups.clear();
         self.warpgroups.resize_with(n.div_ceil(WARPGROUP), WholeGroup::default);
         self.mbarriers = Mbarriers::default();
+        self.gate = Gate::new(launch.dependent);
         self.deferred.clear();
         self.shared.start_block(launch.shared_bytes);
         (self.live, self.error) = (n, None);
@@ -188,7 +209,7 @@ impl Block {
             let lane = &mut *thread.lane;
             (lane.thread, lane.block) = (launch.block.at(i as u64), launch.grid.at(number));
             (lane.block_size, lane.grid_size) = (launch.block, launch.grid);
-            lane.cluster_rank = rank as u32;
+            (lane.cluster_rank, lane.ahead) = (rank as u32, launch.dependent.into());
             (lane.copies, lane.groups) = (0, 0);
             (lane.products, lane.product_groups, lane.fenced) = (0, 0, 0);
             let yielder: *mut *const Yielder<(), ()> = &mut thread.yielder;
@@ -259,6 +280,16 @@ impl Block {
     /// Number of the thread that runs.
     pub fn running(&self) -> usize {
         self.running
+    }
+
+    /// Whether the thread that runs has not waited for the kernels before.
+    pub fn is_ahead(&self) -> bool {
+        self.threads[self.running].lane.ahead != 0
+    }
+
+    /// Lets the threads go on that wait for the kernels before.
+    pub fn open_gate(&mut self) {
+        self.gate.open().into_iter().for_each(|index| self.wake(index));
     }
 
     /// Makes a thread ready again.

@@ -9,6 +9,8 @@ use std::ptr;
 #[derive(Default)]
 pub struct Cluster {
     blocks: Vec<Block>,
+    /// How many of them run.
+    size: usize,
 }
 
 /// The threads of a block that wait for those of the whole cluster, and its blocks.
@@ -21,16 +23,44 @@ pub struct Peers {
 impl Cluster {
     /// Runs the blocks of a launch from number `first` on to their end.
     pub fn run(&mut self, launch: &Launch, first: u64) -> Result<(), String> {
+        self.start(launch, first);
+        self.open_gates();
+        self.advance();
+        self.finish(launch, first)
+    }
+
+    /// Makes the threads of the blocks from number `first` on.
+    pub fn start(&mut self, launch: &Launch, first: u64) {
         while self.blocks.len() < launch.cluster {
             self.blocks.push(Block::new());
         }
-        let all: Vec<*mut Block> = self.blocks[..launch.cluster].iter_mut().map(ptr::from_mut).collect();
-        // SAFETY: blocks of this cluster; the references are used one at a time, and what runs in a step has pointers of its own.
-        let each = || all.iter().map(|&block| unsafe { &mut *block });
-        for (rank, block) in each().enumerate() {
+        self.size = launch.cluster;
+        let all: Vec<*mut Block> = self.each().map(ptr::from_mut).collect();
+        for (rank, block) in self.each().enumerate() {
             block.start(launch, first + rank as u64, rank);
             block.peers = Peers { blocks: all.clone(), waiting: Vec::new() };
         }
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = &mut Block> {
+        self.blocks[..self.size].iter_mut()
+    }
+
+    /// Whether a thread did something wrong.
+    pub fn failed(&self) -> bool {
+        self.blocks[..self.size].iter().any(Block::failed)
+    }
+
+    /// Lets the threads go on that wait for the kernels before.
+    pub fn open_gates(&mut self) {
+        self.each().for_each(Block::open_gate);
+    }
+
+    /// Lets the threads run until all have ended or wait for the kernels before, or one did something wrong.
+    pub fn advance(&mut self) {
+        let all: Vec<*mut Block> = self.each().map(ptr::from_mut).collect();
+        // SAFETY: blocks of this cluster; the references are used one at a time, and what runs in a step has pointers of its own.
+        let each = || all.iter().map(|&block| unsafe { &mut *block });
         let slot = Kernels::get().slot();
         while !each().any(|block| block.failed()) {
             let start = each().map(Block::random).next().unwrap_or(0) as usize;
@@ -40,14 +70,18 @@ impl Cluster {
                 continue;
             }
             match each().find(|block| block.live() > 0) {
-                Some(block) => block.report_deadlock(),
-                None => break,
+                Some(block) if !each().any(|block| block.gate.holds()) => block.report_deadlock(),
+                _ => break,
             }
         }
+    }
+
+    /// The end of the blocks from number `first` on, or what one did wrong.
+    pub fn finish(&mut self, launch: &Launch, first: u64) -> Result<(), String> {
         // Where one did something wrong, the others have not come to their end.
-        let culprit = each().position(|block| block.failed());
+        let culprit = self.each().position(|block| block.failed());
         let mut ends: Vec<_> =
-            each().enumerate().map(|(rank, block)| block.finish(launch, first + rank as u64)).collect();
+            self.each().enumerate().map(|(rank, block)| block.finish(launch, first + rank as u64)).collect();
         match culprit {
             Some(rank) => ends.swap_remove(rank),
             None => ends.into_iter().collect(),

@@ -1,13 +1,11 @@
-//! Driver functions: device, context, modules, launches, streams, events. Signatures are those of `cuda.h`; work is done
+//! Driver functions: device, context, modules, streams, events. Signatures are those of `cuda.h`; work is done
 //! before a call returns, so streams and events have nothing to wait for.
 
-use crate::block::Launch;
-use crate::graph::{self, Started};
-use crate::kernels::{Index, Kernel, Kernels};
-use crate::{calls, launch, setting};
+use crate::graph;
+use crate::kernels::{Kernel, Kernels};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 /// `CUresult`.
@@ -16,7 +14,7 @@ pub const SUCCESS: Status = 0;
 pub const INVALID_VALUE: Status = 1;
 pub const OUT_OF_MEMORY: Status = 2;
 const NOT_FOUND: Status = 500;
-const LAUNCH_FAILED: Status = 719;
+pub const LAUNCH_FAILED: Status = 719;
 
 /// Dynamic shared memory that a launch gets without asking for more.
 const SHARED_DEFAULT: u32 = 48 << 10;
@@ -31,11 +29,11 @@ fn shared_limit() -> u32 {
 }
 
 /// A `CUfunction`.
-struct Function {
-    kernel: Kernel,
-    name: String,
-    cluster: usize,
-    dynamic_shared: AtomicU32,
+pub(crate) struct Function {
+    pub(crate) kernel: Kernel,
+    pub(crate) name: String,
+    pub(crate) cluster: usize,
+    pub(crate) dynamic_shared: AtomicU32,
 }
 
 /// A `CUevent`.
@@ -189,8 +187,14 @@ pub extern "C" fn cuFuncSetAttribute(function: *mut c_void, attribute: c_int, va
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, _function: *mut c_void) -> Status {
-    const MAX_THREADS_PER_BLOCK: c_int = 0;
-    give!(value, if attribute == MAX_THREADS_PER_BLOCK { crate::block::MAX_THREADS as c_int } else { 0 })
+    give!(
+        value,
+        match attribute {
+            0 => crate::block::MAX_THREADS as c_int, // MAX_THREADS_PER_BLOCK
+            5 => Kernels::get().compute_capability,  // PTX_VERSION
+            _ => 0,
+        }
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -211,77 +215,6 @@ pub extern "C" fn cuOccupancyMaxActiveClusters(
     _config: *const c_void,
 ) -> Status {
     give!(clusters, 1)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuLaunchKernel(
-    function: *mut c_void,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
-    shared_bytes: c_uint,
-    _stream: *mut c_void,
-    parameters: *mut *mut c_void,
-    _extra: *mut *mut c_void,
-) -> Status {
-    calls::count("cuLaunchKernel");
-    // SAFETY: a function that `cuModuleGetFunction` gave.
-    let function = unsafe { &*function.cast::<Function>() };
-    let fail = |status: Status, what: String| {
-        eprintln!("simt: {}: {what}", function.name);
-        status
-    };
-    let limit = function.dynamic_shared.load(Relaxed);
-    if shared_bytes > limit {
-        return fail(INVALID_VALUE, format!("{shared_bytes} bytes of shared memory, {limit} allowed"));
-    }
-    if parameters.is_null() || grid_y > 65_535 || grid_z > 65_535 {
-        return fail(INVALID_VALUE, format!("no parameters, or a grid of {grid_x} x {grid_y} x {grid_z}"));
-    }
-    if !(grid_x as usize).is_multiple_of(function.cluster) {
-        return fail(INVALID_VALUE, format!("{grid_x} blocks in clusters of {}", function.cluster));
-    }
-    let started = Started {
-        kernel: function.kernel,
-        name: function.name.clone(),
-        grid: [grid_x, grid_y, grid_z],
-        block: [block_x, block_y, block_z],
-        cluster: function.cluster,
-        shared_bytes,
-    };
-    // SAFETY: every kernel has one parameter, so there is one pointer.
-    let parameters = unsafe { *parameters };
-    if graph::note_launch(&started, parameters) { SUCCESS } else { run(&started, parameters) }
-}
-
-/// Runs a kernel to its end.
-pub(crate) fn run(started: &Started, parameters: *const c_void) -> Status {
-    let index = |[x, y, z]: [c_uint; 3]| Index { x, y, z };
-    let launch = Launch {
-        kernel: started.kernel,
-        parameters,
-        grid: index(started.grid),
-        block: index(started.block),
-        cluster: started.cluster,
-        shared_bytes: started.shared_bytes as usize,
-        seed: next_seed(),
-    };
-    match launch::run(&launch) {
-        Ok(()) => SUCCESS,
-        Err(what) => {
-            eprintln!("simt: {}: {what}", started.name);
-            LAUNCH_FAILED
-        }
-    }
-}
-
-/// Another seed for every launch, the same in every run.
-fn next_seed() -> u64 {
-    static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
-    setting("RATOON_SIMT_SEED", 0).wrapping_mul(1_000_003).wrapping_add(LAUNCHES.fetch_add(1, Relaxed) as u64)
 }
 
 #[unsafe(no_mangle)]

@@ -1,7 +1,8 @@
 //! Driver functions: stream capture and graphs. While a thread captures, launches and fills are noted with a copy of their
 //! parameters, and whatever a capture does not take is refused.
 
-use crate::driver::{INVALID_VALUE, SUCCESS, Status, give, run};
+use crate::dependent::InFlight;
+use crate::driver::{INVALID_VALUE, SUCCESS, Status, give};
 use crate::driver_memory::fill;
 use crate::kernels::{Kernel, Kernels};
 use std::cell::RefCell;
@@ -25,6 +26,8 @@ pub(crate) struct Started {
     pub(crate) block: [c_uint; 3],
     pub(crate) cluster: usize,
     pub(crate) shared_bytes: c_uint,
+    /// Whether it may start before the launches in front of it have ended.
+    pub(crate) dependent: bool,
 }
 
 enum Node {
@@ -49,6 +52,11 @@ thread_local! {
 
 fn add(node: impl FnOnce() -> Node) -> bool {
     CAPTURE.with_borrow_mut(|capture| capture.as_mut().map(|capture| capture.nodes.push(node()))).is_some()
+}
+
+/// Whether the thread captures.
+pub(crate) fn captures() -> bool {
+    CAPTURE.with_borrow(Option::is_some)
 }
 
 /// Notes a launch where the thread captures. `parameters`: the kernel's struct.
@@ -109,11 +117,20 @@ pub extern "C" fn cuGraphLaunch(exec: *mut c_void, _stream: *mut c_void) -> Stat
     crate::calls::count("cuGraphLaunch");
     // SAFETY: `cuGraphInstantiateWithFlags` gave it.
     let nodes = unsafe { &(*exec.cast::<Graph>()).nodes };
-    let run = |node: &Node| match node {
-        Node::Launch(started, parameters) => run(started, parameters.as_ptr().cast()),
-        Node::Fill(to, value, bytes) => fill(*to, *value, *bytes),
-    };
-    nodes.iter().map(run).find(|&status| status != SUCCESS).unwrap_or(SUCCESS)
+    let mut launches = InFlight::default();
+    for node in nodes {
+        let status = match node {
+            Node::Launch(started, parameters) => launches.launch(started, parameters.as_ptr().cast()),
+            Node::Fill(to, value, bytes) => match launches.finish() {
+                SUCCESS => fill(*to, *value, *bytes),
+                failed => failed,
+            },
+        };
+        if status != SUCCESS {
+            return status;
+        }
+    }
+    launches.finish()
 }
 
 #[unsafe(no_mangle)]

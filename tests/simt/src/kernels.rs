@@ -1,7 +1,7 @@
 //! The compiled kernels: a shared library per instruction path, opened once, and its interface (`include/runtime.h`).
 
 use crate::tensor_map::TensorMap;
-use crate::{block, cluster, mbarrier, setting, warpgroup};
+use crate::{block, cluster, dependent, mbarrier, setting, warpgroup};
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
@@ -57,6 +57,7 @@ pub struct Lane {
     pub block_size: Index,
     pub grid_size: Index,
     pub cluster_rank: u32,
+    pub ahead: u32,
     pub copies: u32,
     pub groups: u32,
     copy: [Copy; 256],
@@ -95,6 +96,7 @@ struct Runtime {
     cluster_wait: extern "C" fn(),
     mbarrier_arrive_at: extern "C" fn(*mut u64, u32),
     tensor_load_to: extern "C" fn(u32, *mut u8, *const TensorMap, u32, *const [u32; 4], *mut u64),
+    wait_for_prerequisites: extern "C" fn(),
 }
 
 static RUNTIME: Runtime = Runtime {
@@ -116,6 +118,7 @@ static RUNTIME: Runtime = Runtime {
     cluster_wait: cluster::wait,
     mbarrier_arrive_at: mbarrier::arrive_at,
     tensor_load_to: mbarrier::tensor_load_to,
+    wait_for_prerequisites: dependent::wait,
 };
 
 /// A kernel: takes its parameter struct by address.

@@ -4,13 +4,16 @@
 //! One coroutine is one CUDA thread. Barriers and warp collectives are the places where they switch; which one runs next is
 //! drawn from `RATOON_SIMT_SEED`, so that an order which only luck guarantees does not hold. Fresh device and shared memory is
 //! full of NaN; a device buffer ends at a page that nobody may touch; an asynchronous copy arrives when it is waited for, not
-//! before. So a missing barrier, a missing wait and an access out of bounds fail.
+//! before; a launch of a graph that may start early runs before those in front of it. So a missing barrier, a missing wait and an access
+//! out of bounds fail.
 //!
 //! | file | subject |
 //! |-|-|
 //! | `driver.rs` | `cu*` functions: device, context, modules, streams, events |
+//! | `driver_launch.rs` | `cu*` functions: launches |
 //! | `driver_memory.rs` | `cu*` functions: allocation, copies, fills |
 //! | `graph.rs` | `cu*` functions: stream capture, graphs |
+//! | `dependent.rs` | launches that start before those in front of them have ended |
 //! | `calls.rs` | how often they were called |
 //! | `memory.rs` | device buffers between guards |
 //! | `launch.rs` | a grid over the host's cores |
@@ -31,7 +34,9 @@ mod asan;
 mod block;
 mod calls;
 mod cluster;
+mod dependent;
 mod driver;
+mod driver_launch;
 mod driver_memory;
 mod graph;
 mod kernels;

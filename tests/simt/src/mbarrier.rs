@@ -67,8 +67,8 @@ impl Block {
         self.settle(barrier);
     }
 
-    fn load(&mut self, to: u32, map: &TensorMap, axes: u32, at: [u32; 4], barrier: *mut u64) {
-        match Load::new(map, axes, at, to, &mut self.shared) {
+    fn load(&mut self, to: u32, map: &TensorMap, axes: u32, at: [u32; 4], barrier: *mut u64, ahead: bool) {
+        match Load::new(map, axes, at, to, ahead, &mut self.shared) {
             Ok(load) => {
                 let Some(b) = self.mbarrier(barrier) else { return };
                 b.started += load.bytes();
@@ -171,7 +171,7 @@ pub extern "C" fn tensor_load(to: *mut u8, map: *const TensorMap, axes: u32, at:
     let to = this.shared.address(to);
     // SAFETY: the kernel gives a map and four coordinates.
     let (map, at) = unsafe { (&*map, *at) };
-    this.load(to, map, axes, at, barrier);
+    this.load(to, map, axes, at, barrier, this.is_ahead());
 }
 
 /// The same with `multicast::cluster`.
@@ -183,12 +183,13 @@ pub extern "C" fn tensor_load_to(
     at: *const [u32; 4],
     barrier: *mut u64,
 ) {
-    let to = block().shared.address(to);
+    let this = block();
+    let (to, ahead) = (this.shared.address(to), this.is_ahead());
     // SAFETY: as above.
     let (map, at) = unsafe { (&*map, *at) };
     for rank in (0..16).filter(|rank| ranks >> rank & 1 == 1) {
         if let Some((there, barrier)) = peer(barrier, rank) {
-            there.load(to, map, axes, at, barrier);
+            there.load(to, map, axes, at, barrier, ahead);
         }
     }
 }

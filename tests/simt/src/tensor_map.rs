@@ -34,15 +34,19 @@ pub struct Load {
     map: TensorMap,
     at: [u32; AXES],
     to: u32,
+    /// The box, where it was read when the copy was started.
+    read: Option<Vec<u8>>,
 }
 
 impl Load {
-    /// Fills the destination with NaN. Errors for what the copy engine does not do.
+    /// Fills the destination with NaN. Errors for what the copy engine does not do. `ahead`: the kernels before may not have ended, and
+    /// the box is read now.
     pub fn new(
         map: &TensorMap,
         axes: u32,
         at: [u32; AXES],
         to: u32,
+        ahead: bool,
         shared: &mut Shared,
     ) -> Result<Load, &'static str> {
         if map.mark != MARK || map.axes != axes {
@@ -51,11 +55,12 @@ impl Load {
         if !to.is_multiple_of(PATTERN) {
             return Err("a tensor copy to a place that is no multiple of 1024");
         }
-        let load = Load { map: *map, at, to };
+        let mut load = Load { map: *map, at, to, read: None };
         let Some(bytes) = shared.range(to, load.bytes() as usize) else {
             return Err("a tensor copy past shared memory");
         };
         bytes.fill(0xFF);
+        load.read = ahead.then(|| load.fetch());
         Ok(load)
     }
 
@@ -64,11 +69,11 @@ impl Load {
         self.map.boxed.iter().map(|&n| u64::from(n)).product::<u64>() * ELEMENT
     }
 
-    /// Copies the box.
-    pub fn carry_out(&self, shared: &mut Shared) {
+    /// The box, row after row.
+    fn fetch(&self) -> Vec<u8> {
         let TensorMap { size, stride, boxed, address, .. } = self.map;
-        let rows = self.bytes() / u64::from(ROW);
-        for row in 0..rows {
+        let mut bytes = Vec::with_capacity(self.bytes() as usize);
+        for row in 0..self.bytes() / u64::from(ROW) {
             let (mut rest, mut from, mut inside) = (row, address, true);
             for axis in 1..AXES {
                 let n = u64::from(boxed[axis]);
@@ -76,17 +81,23 @@ impl Load {
                 let index = u64::from(self.at[axis]) + rest % n;
                 (inside, from, rest) = (inside && index < size[axis], from + index * stride[axis], rest / n);
             }
-            for word in 0..ROW / 16 {
-                let place = self.to + row as u32 * ROW + word * 16;
-                let place = place ^ (place >> 7 & 7) << 4;
-                let to = shared.range(place, 16).expect("checked when the copy was started");
-                for (element, to) in to.chunks_exact_mut(2).enumerate() {
-                    let index = u64::from(self.at[0]) + u64::from(word) * 8 + element as u64;
-                    let source = (from + index * ELEMENT) as *const [u8; 2];
-                    // SAFETY: inside the tensor, which lay in one device buffer when the map was made.
-                    to.copy_from_slice(&if inside && index < size[0] { unsafe { *source } } else { [0; 2] });
-                }
+            for element in 0..u64::from(ROW) / ELEMENT {
+                let index = u64::from(self.at[0]) + element;
+                let source = (from + index * ELEMENT) as *const [u8; 2];
+                // SAFETY: inside the tensor, which lay in one device buffer when the map was made.
+                bytes.extend(if inside && index < size[0] { unsafe { *source } } else { [0; 2] });
             }
+        }
+        bytes
+    }
+
+    /// Copies the box.
+    pub fn carry_out(mut self, shared: &mut Shared) {
+        let bytes = self.read.take().unwrap_or_else(|| self.fetch());
+        for (word, bytes) in (0..).zip(bytes.chunks_exact(16)) {
+            let place = self.to + word * 16;
+            let place = place ^ (place >> 7 & 7) << 4;
+            shared.range(place, 16).expect("checked when the copy was started").copy_from_slice(bytes);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The CUDA device, through cudarc: the host's, or with `RATOON_TEST_FATBINS=FOLDER` NVIDIA's with the `*.fatbin` of that folder,
 //! which a build of `ratoon` with the feature `cuda` makes.
 
-use cudarc::driver::sys::CUdevice_attribute_enum;
 use cudarc::driver::{
-    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, result,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    result, sys,
 };
 use cudarc::nvrtc::Ptx;
 use std::path::Path;
@@ -14,7 +14,8 @@ pub const SCHEDULES: usize = 3;
 
 /// The device with its kernels.
 pub struct Gpu {
-    stream: Arc<CudaStream>,
+    /// Where all its work goes.
+    pub stream: Arc<CudaStream>,
     modules: Vec<Arc<CudaModule>>,
     /// Whether products are of bf16, and not of f16 made from it.
     pub multiplies_bf16: bool,
@@ -57,7 +58,7 @@ impl Gpu {
             let modules = images.into_iter().map(load).collect();
             let multiplies_bf16 = context.compute_capability().expect("a device") >= (8, 0);
             let most_shared = context
-                .attribute(CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+                .attribute(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
                 .expect("a device") as u32;
             Gpu { stream: context.default_stream(), modules, multiplies_bf16, most_shared }
         })
@@ -86,6 +87,12 @@ impl Gpu {
         self.stream.clone_dtoh(&buffer.slice).expect("a buffer of this device")
     }
 
+    /// A kernel by its name.
+    pub fn function(&self, kernel: &str) -> CudaFunction {
+        let found = self.modules.iter().find_map(|module| module.load_function(kernel).ok());
+        found.unwrap_or_else(|| panic!("{kernel}: in none of the modules"))
+    }
+
     /// Runs a kernel; false when the device says that it did something wrong.
     pub fn try_launch<P: DeviceRepr>(
         &self,
@@ -95,11 +102,9 @@ impl Gpu {
         shared_mem_bytes: u32,
         params: &P,
     ) -> bool {
-        let found = self.modules.iter().find_map(|module| module.load_function(kernel).ok());
-        let function = found.unwrap_or_else(|| panic!("{kernel}: in none of the modules"));
+        let function = self.function(kernel);
         if shared_mem_bytes > 48 << 10 {
-            let attribute =
-                cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, shared_mem_bytes as i32).expect("a size that the card has");
         }
         let config = LaunchConfig { grid_dim: grid, block_dim: (threads, 1, 1), shared_mem_bytes };

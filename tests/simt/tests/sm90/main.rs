@@ -22,6 +22,7 @@ mod tensor_map;
 
 mod attention;
 mod attention_backward;
+mod dependent;
 mod matmul;
 mod primitives;
 
