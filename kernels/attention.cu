@@ -13,6 +13,7 @@
 //     cycles for 32 KB, 62 bytes a cycle by four;
 //   - deep splits: eight tiles, so all of a split is on its way at once, for steps with no more blocks than multiprocessors: a
 //     context of 1,024 of one sequence in about 2.5 us for 32 blocks of 128 KB, where a ring of three takes 4;
+//   - lengths and pages are looked up while the kernels before still run, two latencies of memory, some 1 us for one sequence;
 //   - a context of one split is written by its block: no second kernel up to 256 tokens; beyond, eight splits load while they merge.
 //
 // Keys are taken in blocks of 64, and blocks in splits of ATTENTION_SPLIT, both counted from the start of the sequence; every
@@ -82,25 +83,20 @@ struct Slots {
 template <int D, int WARPS, bool SPLIT, int STAGES> __device__ __forceinline__ void attention(const attention_params& p) {
     constexpr int STRIDE = D + PAD, ROWS = 16 * WARPS, THREADS = 32 * WARPS;
     launch_dependents();
-    wait_for_prerequisites();
     uint16_t* const q_tile = static_cast<uint16_t*>(dynamic_shared());
     uint16_t* const ring = q_tile + ROWS * STRIDE;
     // The last tokens of a sequence have the most to do and start first.
     const Rows rows = rows_of_block(p, ROWS, SPLIT ? 0 : gridDim.x - 1 - blockIdx.x);
-    if (!rows.any) return;
+    if (!rows.any) return wait_for_prerequisites();
     const uint32_t end = rows.first_position + rows.tokens;
     const uint32_t from = SPLIT ? blockIdx.x * ATTENTION_SPLIT : 0;
     const uint32_t to = SPLIT ? min(end, from + ATTENTION_SPLIT) : end;
-    if (from >= to) return;
+    if (from >= to) return wait_for_prerequisites();
     auto head_row = [&](uint32_t r) {
         return static_cast<uint64_t>(rows.first_token + r / rows.group) * p.n_heads + rows.kv_head * rows.group +
                r % rows.group;
     };
     const uint32_t n_rows = rows.tokens * rows.group;
-    for (uint32_t c = threadIdx.x; c < ROWS * (D / 8); c += THREADS) {
-        const uint32_t r = c / (D / 8), column = c % (D / 8) * 8;
-        stage8(q_tile + r * STRIDE + column, p.q + head_row(r < n_rows ? r : 0) * p.head_dim, column, p.head_dim, r < n_rows);
-    }
     const uint64_t row_elements = static_cast<uint64_t>(p.n_kv_heads) * p.head_dim, head = rows.kv_head * p.head_dim;
     auto slots_of = [&](uint32_t first) {
         Slots slots;
@@ -111,7 +107,13 @@ template <int D, int WARPS, bool SPLIT, int STAGES> __device__ __forceinline__ v
         }
         return slots;
     };
+    // Lengths and pages are known ahead of the kernels before, queries, keys and values are not.
     Slots slots = slots_of(from), next = slots_of(from + KEYS);
+    wait_for_prerequisites();
+    for (uint32_t c = threadIdx.x; c < ROWS * (D / 8); c += THREADS) {
+        const uint32_t r = c / (D / 8), column = c % (D / 8) * 8;
+        stage8(q_tile + r * STRIDE + column, p.q + head_row(r < n_rows ? r : 0) * p.head_dim, column, p.head_dim, r < n_rows);
+    }
     // Copy number 2 i is of the keys of block i, 2 i + 1 of its values.
     auto stage = [&](uint32_t number) {
         const uint32_t first = from + number / 2 * KEYS;
@@ -290,11 +292,11 @@ constexpr uint32_t AT_ONCE = 8;
 // Merges the splits of one token's head, in order.
 extern "C" __global__ void __launch_bounds__(128) attention_combine(const attention_params __grid_constant__ p) {
     launch_dependents();
-    wait_for_prerequisites();
     const uint32_t sequence = blockIdx.z, head = blockIdx.y, token = p.cu_seqlens[sequence] + blockIdx.x;
     const uint32_t end = p.cu_seqlens[sequence + 1];
-    if (token >= end) return;
     const uint32_t context = p.context_lens ? p.context_lens[sequence] : end - p.cu_seqlens[sequence];
+    wait_for_prerequisites();
+    if (token >= end) return;
     // Splits that some row of this token's block sees; those that this one does not see hold nothing.
     const uint32_t splits = (context + ATTENTION_SPLIT - 1) / ATTENTION_SPLIT;
     const uint64_t at = static_cast<uint64_t>(token) * p.n_heads + head;

@@ -5,9 +5,9 @@
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS) kv_store(const kv_store_params __grid_constant__ p) {
     launch_dependents();
-    wait_for_prerequisites();
     const uint64_t from = static_cast<uint64_t>(blockIdx.x) * p.width;
     const uint64_t to = static_cast<uint64_t>(p.slots[blockIdx.x]) * p.width;
+    wait_for_prerequisites();
     for (uint32_t i = 8 * threadIdx.x; i < p.width; i += 8 * blockDim.x) {
         store8(p.k_pages + to, i, p.width, load8(p.k + from, i, p.width));
         store8(p.v_pages + to, i, p.width, load8(p.v + from, i, p.width));

@@ -100,6 +100,7 @@ pub(super) fn launch(
     if sm90 {
         return cuda_sm90::launch(cuda, params, heads, tokens, most_new, sequences);
     }
+    let ahead = [params.cu_seqlens, params.context_lens, params.page_table].map(|pointer| pointer as u64);
     let shared = |rows: usize, stages: u32| ((rows + stages as usize * KEYS) * (features + 8) * 2) as u32;
     if in_splits {
         let blocks = [max_splits, n_kv_heads, sequences];
@@ -111,17 +112,17 @@ pub(super) fn launch(
             (split, abi::ATTENTION_SPLIT_STAGES)
         };
         let grid = Grid { blocks, threads: 32, shared: shared(SPLIT_ROWS, stages) };
-        cuda.launch_dependent(kernel, grid, &params, &[])?;
+        cuda.launch_dependent(kernel, grid, &params, &ahead)?;
         if max_splits == 1 {
             return Ok(());
         }
         let blocks = [most_new, n_heads, sequences];
         let grid = Grid { blocks, threads: 128, shared: 0 };
-        return cuda.launch_dependent("attention_combine", grid, &params, &[]);
+        return cuda.launch_dependent("attention_combine", grid, &params, &ahead);
     }
     let blocks = [most_new.div_ceil(ROWS / group), n_kv_heads, sequences];
     let grid = Grid { blocks, threads: 128, shared: shared(ROWS, abi::ATTENTION_STAGES) };
-    cuda.launch_dependent(whole, grid, &params, &[])
+    cuda.launch_dependent(whole, grid, &params, &ahead)
 }
 
 /// The three kernels of the backward pass, for `sequences` of at most `longest` tokens.

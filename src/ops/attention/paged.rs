@@ -73,7 +73,8 @@ pub fn kv_store(
             slots: slots.kernel_ptr(cuda)?,
             width: width as u32,
         };
-        return cuda.launch_dependent("kv_store", Grid::rows(tokens, width), &params, &[]);
+        let ahead = [params.slots as u64];
+        return cuda.launch_dependent("kv_store", Grid::rows(tokens, width), &params, &ahead);
     }
     tiles::put((k_pages, v_pages), k.f32(), v.f32(), slots.u32(), heads);
     Ok(())
