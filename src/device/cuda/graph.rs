@@ -16,12 +16,18 @@
 //!
 //! So it is worth most for small models. At 8B kernels take longer than their launches, which they hide; the walk is not hidden.
 //!
-//! What is left is the time from one kernel's end to the next one's first bytes: some 2 us, with 2.5 us for attention itself at a
-//! context of 1,024 24 us for the 11 launches of a block, 0.8 ms a step of 8B. Dependent launches (`launch.rs`) let a product bring
-//! weights before its rows are there, as many as the ring of `kernels/matmul_sm90.cu` holds: 20 to 23 MB, some 5 us at 4.3 TB/s. A norm
-//! or an activation that stands between two products takes some 2 us from the first one's end to the other's start, so it is hidden; of
-//! the 7.5 us of two rotations, stores, attention and its splits 3 are not. With 0.5 us for each product's last blocks that is 5 us a
-//! block, 0.16 ms a step: on paper 3.9 ms for 3.7 of weights where it was 4.5. Unmeasured.
+//! From one kernel's end to the next one's first bytes pass some 2 us, 0.8 ms a step of 8B. Dependent launches (`launch.rs`) let a
+//! product bring weights meanwhile, as many as the ring of `kernels/matmul_sm90.cu` holds. On paper, unmeasured, us of a block of 8B, one
+//! sequence at a context of 1,024:
+//!
+//! | from, to: what lies between | in order | dependent | weights meanwhile |
+//! |-|-|-|-|
+//! | down, qkv: norm | 4 | 2 | 4.8 |
+//! | qkv, o: two rotations, store, attention (2.5), its splits | 14.5 | 7.5 | 4.6 |
+//! | o, gate and up: norm | 4 | 2 | 5.3 |
+//! | gate and up, down: activation | 4 | 2 | 4.6 |
+//!
+//! So 26.5 us become 2.9, and 0.5 for the last blocks of each product: a step takes 3.9 ms for 3.7 of weights where it took 4.6.
 
 use super::memory::Pool;
 use super::{Cuda, Grid};
@@ -30,7 +36,6 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, DeviceRepr};
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Steps that are remembered: the sizes of batch and context that a decoding loop goes back and forth between.
@@ -48,8 +53,8 @@ pub(super) struct Notes {
     pub(super) free: Pool,
     /// Addresses of buffers that it holds.
     pub(super) held: Vec<u64>,
-    /// Those of buffers that it writes.
-    written: HashSet<u64>,
+    /// Those of buffers that it writes, in their order.
+    written: Vec<u64>,
 }
 
 /// What the card is to do.
@@ -147,13 +152,16 @@ impl Notes {
         params: &P,
         ahead: Option<&[u64]>,
     ) {
-        let dependent = ahead.is_some_and(|ahead| ahead.iter().all(|address| !self.written.contains(address)));
+        let dependent =
+            ahead.is_some_and(|ahead| ahead.iter().all(|address| self.written.binary_search(address).is_err()));
         self.actions.push(Action::Launch { kernel, grid, params: Box::new(*params), dependent });
     }
 
     /// Notes that what is launched next writes to a buffer.
     pub(super) fn writes(&mut self, address: u64) {
-        self.written.insert(address);
+        if let Err(at) = self.written.binary_search(&address) {
+            self.written.insert(at, address);
+        }
     }
 
     /// Notes that bytes become zero.
@@ -191,7 +199,7 @@ impl Cuda {
     fn walk(&self, graphs: &mut Graphs, step: impl FnOnce() -> Result<()>) -> Result<Vec<Action>> {
         let mut free = std::mem::take(&mut graphs.scratch);
         free.sort();
-        NOTES.set(Some(Notes { actions: Vec::new(), free, held: Vec::new(), written: HashSet::new() }));
+        NOTES.set(Some(Notes { actions: Vec::new(), free, held: Vec::new(), written: Vec::new() }));
         let guard = Walk;
         let done = step();
         let notes = NOTES.take();
