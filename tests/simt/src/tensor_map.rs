@@ -27,6 +27,8 @@ pub struct TensorMap {
     stride: [u64; AXES],
     boxed: [u32; AXES],
     axes: u32,
+    /// Zero: maps of one tensor are the same bytes.
+    unused: u32,
 }
 
 /// A copy that was started.
@@ -145,6 +147,7 @@ pub extern "C" fn cuTensorMapEncodeTiled(
         stride: [ELEMENT, 0, 0, 0],
         boxed: [1; AXES],
         axes,
+        unused: 0,
     };
     made.size[..n].copy_from_slice(size);
     made.stride[1..n].copy_from_slice(stride);
