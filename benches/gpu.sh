@@ -4,14 +4,14 @@
 #   benches/gpu.sh pack FOLDER     where there are cargo and nvcc: a folder to copy to the card's machine, some 100 MB;
 #                                  RATOON_CUDA_ARCHS=sm_90a makes it half as large, for one kind of card.
 #   FOLDER/gpu.sh [STAGE...]       on the card's machine: the named stages, or all that are not done yet; then one table of all in
-#                                  FOLDER/results/gpu.{json,md}. Copy both into benches/results/CARD/ and commit them.
+#                                  FOLDER/results/CARD/gpu.{json,md}. Copy both into benches/results/CARD/ and commit them.
 #
 # Stages: operations (every kernel against f64), hopper (those of compute capability 9.0), pipelines (passes, generation, training
-# against the CPU), memcheck and racecheck (compute-sanitizer over the kernels), and for each of $PRESETS: kernels-P (time of each, by
-# events, beside PyTorch), bench-P (prefill, decode, training), verbs-P (score, generate, finetune on random weights), counters-P (FLOPs
-# of the ledger and of ncu).
+# against the CPU), memcheck and racecheck (compute-sanitizer over the kernels; memcheck-hopper and racecheck-hopper over those of
+# 9.0), and for each of $PRESETS: kernels-P (time of each, by events, beside PyTorch), bench-P (prefill, decode, training), verbs-P
+# (score, generate, finetune on random weights), counters-P (FLOPs of the ledger and of ncu).
 # A stage ends after $STAGE_SECONDS, fails alone, and can be run again. What a stage needs and does not find (compute-sanitizer, ncu,
-# PyTorch) is said in the table. Exit code: 0, or 1 when a stage failed.
+# PyTorch), and what does not fit the card, is said in the table. Exit code: 0, or 1 when a stage failed.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -47,11 +47,15 @@ data=$here
 [ -f "$data/calibration.txt" ] || data=$here/../recipes/data/quickstart # run from the repository, not packed
 ratoon=${RATOON:-$here/ratoon} python=${PYTHON:-python3}
 presets=${PRESETS:-smollm2-135m llama-3.2-1b llama-3.1-8b}
-results=${RESULTS:-$here/results} models=${MODELS:-$here/models} limit=${STAGE_SECONDS:-540}
+# The card as `doctor` describes it, and a folder's name of that: nvidia-h200 of `cuda:0: NVIDIA H200, 9.0, 150.8 GB`.
+card=$("$ratoon" --json -q doctor | tr -d '\n' | grep -o '"usable": *\[[^]]*' | grep -o "\"$RATOON_DEVICE:[^\"]*" | head -1 | tr -d '"')
+folder=$(sed 's/^cuda:[0-9]*: //; s/,.*//' <<<"$card" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')
+results=${RESULTS:-$here/results/${folder:-no-card}} models=${MODELS:-$here/models} limit=${STAGE_SECONDS:-540}
+export RESULTS=$results
 # Sizes: tokens of a pass, of a decoded context, sequences side by side, repetitions.
 prompt=${PROMPT:-2048} context=${CONTEXT:-1024} batch=${BATCH:-64} repetitions=${REPETITIONS:-20}
 generated=${GENERATED:-128} steps=${STEPS:-10}
-stages="operations hopper pipelines memcheck racecheck"
+stages="operations hopper pipelines memcheck racecheck memcheck-hopper racecheck-hopper"
 for preset in $presets; do stages+=" kernels-$preset bench-$preset verbs-$preset counters-$preset"; done
 
 # Ends a stage: something that it needs is not on this machine.
@@ -61,19 +65,27 @@ model() { [ -d "$models/$1" ] || "$ratoon" --device cpu -q init --preset "$1" -o
 # The shape alone.
 shape() { [ -d "$models/$1" ] || "$ratoon" --device cpu -q init --preset "$1" --layers 1 -o "$models/$1.shape" --overwrite >&2; }
 table() { grep '^|'; }
+quoted() { printf '"%s"' "$(printf %s "$1" | tr -d '\n' | sed 's/[\\"]/\\&/g')"; }
+on_hopper() { [[ $card =~ ^cuda:[0-9]+:\ .*,\ 9\.0, ]] || missing "a card of compute capability 9.0"; }
 
 run_stage() {
-    local preset=${stage#*-} out=$results/$stage
+    # Of Hopper's tests, those whose kernels are not for the host alone.
+    local preset=${stage#*-} out=$results/$stage for_cards="--skip primitives --skip dependent"
     case $stage in
     operations) "${OPERATIONS:-$here/operations}" ;;
     hopper)
-        "$ratoon" -q doctor | grep "$RATOON_DEVICE: .*, 9\.0," >/dev/null || missing "a card of compute capability 9.0"
-        "${HOPPER:-$here/hopper}" --skip primitives --skip dependent # whose kernels are for the host alone
+        on_hopper
+        "${HOPPER:-$here/hopper}" $for_cards
         ;;
     pipelines) RATOON_TEST_DRIVER=nvidia "${PIPELINES:-$here/pipelines}" --skip program --skip gpu_script ;;
     memcheck | racecheck)
         command -v compute-sanitizer >/dev/null || missing "compute-sanitizer"
         compute-sanitizer --tool "$stage" --error-exitcode 1 "${OPERATIONS:-$here/operations}"
+        ;;
+    memcheck-hopper | racecheck-hopper)
+        on_hopper
+        command -v compute-sanitizer >/dev/null || missing "compute-sanitizer"
+        compute-sanitizer --tool "${stage%-hopper}" --error-exitcode 1 "${HOPPER:-$here/hopper}" $for_cards
         ;;
     kernels-*)
         shape "$preset" || return
@@ -93,8 +105,8 @@ run_stage() {
         local part
         for part in "-p $prompt -n $generated -b 1,8,$batch" "--train --train-tokens 4x$((prompt / 4))" \
             "--train --full --train-tokens 4x$((prompt / 4))"; do
-            # Full training of the largest shape does not fit every card: said, and no failure.
             "$ratoon" -q bench "$models/$preset" $part -r 3 -o jsonl --output-err md >>"$out.jsonl" 2>"$out.log"
+            # Full training of the largest shape does not fit every card: said, and no failure.
             case $? in
             0) table <"$out.log" >>"$out.md" ;;
             5) printf '\n`bench %s`: %s\n\n' "$part" "$(tail -1 "$out.log")" >>"$out.md" ;;
@@ -118,10 +130,11 @@ run_stage() {
                 --max-batch-size $batch" \
             "finetune $models/$preset --data $scratch/train.jsonl -o $scratch/adapter --lora-r 8 --max-steps $steps \
                 --max-length $((prompt / 4)) --on-overflow truncate"; do
-            "$ratoon" $verb >"$out.log" 2>&1 || { cat "$out.log"; rm -rf "$scratch"; return 1; }
-            # The line that every command ends with.
+            "$ratoon" $verb >"$out.log" 2>&1
+            case $? in 0 | 5) ;; *) cat "$out.log"; rm -rf "$scratch"; return 1 ;; esac
+            # The line that every command ends with, or that it does not fit.
             printf '| %s | %s |\n' "${verb%% *}" "$(tail -1 "$out.log")" >>"$out.md"
-            printf '{"verb": "%s", "summary": "%s"}\n' "${verb%% *}" "$(tail -1 "$out.log")" >>"$out.jsonl"
+            printf '{"verb": "%s", "summary": %s}\n' "${verb%% *}" "$(quoted "$(tail -1 "$out.log")")" >>"$out.jsonl"
         done
         rm -rf "$scratch"
         ;;
@@ -166,8 +179,6 @@ for stage in ${*:-$stages}; do
 done
 
 # One table of everything that there is.
-quoted() { printf '"%s"' "$(printf %s "$1" | tr -d '\n' | sed 's/[\\"]/\\&/g')"; }
-card=$("$ratoon" --json -q doctor | tr -d '\n' | grep -o '"usable": *\[[^]]*' | grep -o '"cuda:[^"]*' | head -1 | tr -d '"')
 driver=$(cat /proc/driver/nvidia/version 2>/dev/null | head -1)
 commit=$(cat "$here/commit" 2>/dev/null || git -C "$here" describe --always --dirty)
 failed=0

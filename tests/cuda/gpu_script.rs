@@ -25,8 +25,8 @@ fn json(results: &Path) -> serde_json::Value {
 fn one_command_measures_a_card_and_a_failing_stage_loses_nothing() {
     let (driver, scratch) = (driver(), tempfile::tempdir().unwrap());
     let (mut command, results) = script(driver.path(), scratch.path());
-    // Tests stand in for the kernels' that fail, and for the pipelines' that pass.
-    command.env("OPERATIONS", "false").env("PIPELINES", "true");
+    // Stand-ins: the kernels' tests fail, the others pass.
+    command.env("OPERATIONS", "false").env("PIPELINES", "true").env("HOPPER", "true");
     command
         .env("PYTHON", std::env::var_os("RATOON_TEST_PYTHON").unwrap_or("python3".into()))
         .env("TORCH_DEVICE", "cpu");
@@ -45,10 +45,14 @@ fn one_command_measures_a_card_and_a_failing_stage_loses_nothing() {
             std::fs::read_to_string(results.join(format!("{name}.output"))).unwrap()
         );
     }
+    let nine = "a card of compute capability 9.0";
+    let (hopper, on_nine) = (status("hopper"), std::env::var("RATOON_SIMT_ARCH").is_ok_and(|arch| arch == "90"));
+    assert_eq!((&hopper["status"], &hopper["missing"]), (&"ok".into(), &if on_nine { "" } else { nine }.into()));
     for (name, tool) in [
-        ("hopper", "a card of compute capability 9.0"),
         ("memcheck", "compute-sanitizer"),
         ("racecheck", "compute-sanitizer"),
+        ("memcheck-hopper", if on_nine { "compute-sanitizer" } else { nine }),
+        ("racecheck-hopper", if on_nine { "compute-sanitizer" } else { nine }),
         ("counters-tiny", "ncu"),
     ] {
         let known = status(name);
@@ -77,7 +81,7 @@ fn one_command_measures_a_card_and_a_failing_stage_loses_nothing() {
     // What is done stays; the stage that failed runs again, and its success makes the whole succeed.
     let before = std::fs::metadata(results.join("bench-tiny.jsonl")).unwrap().modified().unwrap();
     let (mut again, _) = script(driver.path(), scratch.path());
-    again.env("OPERATIONS", "true").env("PIPELINES", "false").assert().success();
+    again.env("OPERATIONS", "true").env("PIPELINES", "false").env("HOPPER", "false").assert().success();
     assert_eq!(std::fs::metadata(results.join("bench-tiny.jsonl")).unwrap().modified().unwrap(), before);
     assert!(json(&results)["stages"].as_array().unwrap().iter().all(|s| s["status"] == "ok"));
     // A named stage runs whatever it was, and one that does not end is ended.
