@@ -18,48 +18,46 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Mean loss and gradients of one batch.
-fn gradients(
-    model: &Llama,
-    trainable: Trainable,
-    sequences: &[Vec<u32>],
-    recompute: Recompute,
-    dropout: Option<DropoutKey>,
-) -> (f64, Gradients) {
-    let batch = Batch::pack(sequences);
-    let targets = batch.next_tokens();
-    let n = batch.tokens() - sequences.len();
-    gradients_of(model, trainable, &batch, &targets, n, recompute, dropout)
-}
-
-fn gradients_of(
-    model: &Llama,
-    trainable: Trainable,
-    batch: &Batch,
-    targets: &Tensor,
+/// A batch, the id to predict at each of its positions, and how many losses the mean is over.
+struct Task {
+    batch: Batch,
+    targets: Tensor,
     n: usize,
-    recompute: Recompute,
-    dropout: Option<DropoutKey>,
-) -> (f64, Gradients) {
-    gradients_on(&Device::cpu(), model, trainable, batch, targets, n, recompute, dropout)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn gradients_on(
+impl Task {
+    /// Every next token.
+    fn next_tokens(sequences: &[Vec<u32>]) -> Task {
+        let batch = Batch::pack(sequences);
+        Task { targets: batch.next_tokens(), n: batch.tokens() - sequences.len(), batch }
+    }
+
+    /// Every next token, but for labels before `prompt`, which are masked.
+    fn masked(sequences: &[Vec<u32>], prompt: usize) -> Task {
+        let Task { batch, mut targets, .. } = Task::next_tokens(sequences);
+        for start in batch.cu_seqlens.u32()[..batch.cu_seqlens.rows() - 1].iter().copied() {
+            targets.u32_mut()[start as usize..start as usize + prompt - 1].fill(ratoon::ops::log_probs::IGNORE);
+        }
+        let n = targets.u32().iter().filter(|&&t| t != ratoon::ops::log_probs::IGNORE).count();
+        Task { batch, targets, n }
+    }
+}
+
+/// Mean loss and gradients.
+fn gradients(
     dev: &Device,
     model: &Llama,
     trainable: Trainable,
-    batch: &Batch,
-    targets: &Tensor,
-    n: usize,
+    task: &Task,
     recompute: Recompute,
     dropout: Option<DropoutKey>,
 ) -> (f64, Gradients) {
+    let Task { batch, targets, n } = task;
     let mut grads = Gradients::new(dev, model, trainable).unwrap();
     let mut ws = Activations::new(dev, model, batch.tokens(), recompute, grads.lowest_block()).unwrap();
-    let scale = 1.0 / n as f32;
+    let scale = 1.0 / *n as f32;
     let sum = model.forward_backward(dev, batch, targets, scale, dropout, &mut ws, &mut grads).unwrap();
-    (sum / n as f64, grads)
+    (sum / *n as f64, grads)
 }
 
 fn norm(t: &Tensor) -> f64 {
@@ -92,31 +90,22 @@ fn tiny_models_give_pytorch_losses_and_gradient_norms() {
         let dir = data("tiny").join(name);
         let expected = json(&dir.join("expected.json"));
         let mut model = Llama::load(&dir).unwrap().into_f32();
-        let (loss, grads) = gradients(&model, Trainable::All, &sequences(&expected["ids"]), Recompute::Block, None);
+        let task = Task::next_tokens(&sequences(&expected["ids"]));
+        let (loss, grads) = gradients(&Device::cpu(), &model, Trainable::All, &task, Recompute::Block, None);
         let want = expected["loss"].as_f64().unwrap();
         assert!((loss - want).abs() < 1e-4, "{name}: loss {loss} against {want}");
         compare_norms(name, &mut model, Trainable::All, &grads, &expected["grad_norm"]);
     }
 }
 
-/// Targets of the reference adapter: labels before `prompt` are masked.
-fn masked(batch: &Batch, prompt: usize) -> (Tensor, usize) {
-    let mut targets = batch.next_tokens();
-    for start in batch.cu_seqlens.u32()[..batch.cu_seqlens.rows() - 1].iter().copied() {
-        targets.u32_mut()[start as usize..start as usize + prompt - 1].fill(ratoon::ops::log_probs::IGNORE);
-    }
-    let n = targets.u32().iter().filter(|&&t| t != ratoon::ops::log_probs::IGNORE).count();
-    (targets, n)
-}
-
 #[test]
 fn an_adapter_gives_peft_masked_loss_and_gradient_norms() {
     let expected = json(&data("lora/expected.json"));
     let mut model = Llama::load(&data("tiny/gqa")).unwrap().with_adapter(&data("lora")).unwrap();
-    let batch = Batch::pack(&sequences(&expected["ids"]));
-    let (targets, n) = masked(&batch, expected["prompt_tokens"].as_u64().unwrap() as usize);
-    assert_eq!(n, 88);
-    let (loss, grads) = gradients_of(&model, Trainable::Lora, &batch, &targets, n, Recompute::None, None);
+    let prompt = expected["prompt_tokens"].as_u64().unwrap() as usize;
+    let task = Task::masked(&sequences(&expected["ids"]), prompt);
+    assert_eq!(task.n, 88);
+    let (loss, grads) = gradients(&Device::cpu(), &model, Trainable::Lora, &task, Recompute::None, None);
     let want = expected["loss"].as_f64().unwrap();
     assert!((loss - want).abs() < 1e-4, "loss {loss} against {want}");
     compare_norms("lora", &mut model, Trainable::Lora, &grads, &expected["grad_norm"]);
@@ -124,40 +113,32 @@ fn an_adapter_gives_peft_masked_loss_and_gradient_norms() {
 
 #[test]
 fn recomputation_changes_no_bit_of_a_gradient() {
+    let (dev, task) = (Device::cpu(), Task::next_tokens(&[(1..40).collect(), (7..20).collect()]));
     for name in TINY {
         let model = Llama::load(&data("tiny").join(name)).unwrap().into_f32();
-        let ids: Vec<Vec<u32>> = vec![(1..40).collect(), (7..20).collect()];
-        let of = |recompute| gradients(&model, Trainable::All, &ids, recompute, None);
+        let of = |recompute| gradients(&dev, &model, Trainable::All, &task, recompute, None);
         let ((loss_a, a), (loss_b, b)) = (of(Recompute::Block), of(Recompute::None));
         assert_eq!(loss_a, loss_b);
         assert!(bits(&a) == bits(&b), "{name}");
     }
     let model = Llama::load(&data("tiny/gqa")).unwrap().with_adapter(&data("lora")).unwrap();
-    let ids: Vec<Vec<u32>> = vec![(1..40).collect(), (7..20).collect()];
     let key = Some(DropoutKey { p: 0.3, seed: 5, stream: 280 });
-    let of = |recompute, key| gradients(&model, Trainable::Lora, &ids, recompute, key);
+    let of = |recompute, key| gradients(&dev, &model, Trainable::Lora, &task, recompute, key);
     let ((loss_a, a), (loss_b, b)) = (of(Recompute::Block, key), of(Recompute::None, key));
     assert_eq!(loss_a, loss_b);
     assert!(bits(&a) == bits(&b), "dropout masks agree");
     assert_ne!(loss_a, of(Recompute::Block, None).0, "dropout does something");
 }
 
-/// Gradients with bf16 products, and their loss.
-fn in_bf16(model: &Llama, ids: &[Vec<u32>], recompute: Recompute) -> (f64, Gradients) {
-    let dev = Device::cpu().with_compute(Compute::Bf16).unwrap();
-    let batch = Batch::pack(ids);
-    let n = batch.tokens() - ids.len();
-    gradients_on(&dev, model, Trainable::All, &batch, &batch.next_tokens(), n, recompute, None)
-}
-
 #[test]
 fn bf16_products_keep_pytorch_losses_and_gradients_whatever_is_recomputed() {
+    let dev = Device::cpu().with_compute(Compute::Bf16).unwrap();
     let tiny = TINY.map(|name| (data("tiny").join(name), data("tiny").join(name).join("expected.json"), "ids"));
     for (dir, expected, ids) in tiny.into_iter().chain([(support::smollm2(), data("train.json"), "batch")]) {
         let (name, expected) = (dir.display(), json(&expected));
         let mut model = Llama::load(&dir).unwrap().into_f32();
-        let ids = sequences(&expected[ids]);
-        let (loss, grads) = in_bf16(&model, &ids, Recompute::None);
+        let task = Task::next_tokens(&sequences(&expected[ids]));
+        let (loss, grads) = gradients(&dev, &model, Trainable::All, &task, Recompute::None, None);
         let want = expected["loss"].as_f64().unwrap();
         // A value goes through about 20 roundings a block on its way up and down, each within 2^-9 and of either sign. The loss
         // is a mean over tokens; of the norms, most of them sums of many, the furthest off is looked at.
@@ -169,7 +150,7 @@ fn bf16_products_keep_pytorch_losses_and_gradients_whatever_is_recomputed() {
             let (got, want) = (norm(grad), expected["grad_norm"][parameter].as_f64().unwrap());
             assert!((got - want).abs() < 2.0 * rounding * want + 1e-4, "{name}: {parameter}: {got} against {want}");
         }
-        let (loss_again, again) = in_bf16(&model, &ids, Recompute::Block);
+        let (loss_again, again) = gradients(&dev, &model, Trainable::All, &task, Recompute::Block, None);
         assert_eq!(loss, loss_again, "{name}");
         assert!(bits(&grads) == bits(&again), "{name}");
     }
@@ -181,8 +162,8 @@ fn packed_sequences_give_the_same_loss_as_separate_ones_and_the_same_gradients_w
     let (one, two): (Vec<u32>, Vec<u32>) = ((1..40).collect(), (50..77).collect());
     let n = one.len() + two.len() - 2;
     let of = |ids: &[Vec<u32>]| {
-        let batch = Batch::pack(ids);
-        gradients_of(&model, Trainable::All, &batch, &batch.next_tokens(), n, Recompute::Block, None)
+        let task = Task { n, ..Task::next_tokens(ids) };
+        gradients(&Device::cpu(), &model, Trainable::All, &task, Recompute::Block, None)
     };
     let (packed, grads) = of(&[one.clone(), two.clone()]);
     let ((first, a), (second, b)) = (of(&[one]), of(&[two]));
@@ -211,8 +192,8 @@ fn frozen_weights_get_no_gradient_and_the_pass_ends_at_the_lowest_trained_block(
     let grads = Gradients::new(&Device::cpu(), &model, Trainable::Lora).unwrap();
     assert_eq!(grads.lowest_block(), 2);
     assert_eq!(grads.tensors().len(), 4);
-    let ids: Vec<Vec<u32>> = vec![(1..40).collect()];
-    let (_, grads) = gradients(&model, Trainable::Lora, &ids, Recompute::None, None);
+    let task = Task::next_tokens(&[(1..40).collect()]);
+    let (_, grads) = gradients(&Device::cpu(), &model, Trainable::Lora, &task, Recompute::None, None);
     // B starts at zero, so A has no gradient yet and B has one.
     let norms: Vec<f64> = grads.tensors().into_iter().map(norm).collect();
     assert!(norms[0] == 0.0 && norms[1] > 0.0 && norms[2] == 0.0 && norms[3] > 0.0, "{norms:?}");
@@ -222,7 +203,8 @@ fn frozen_weights_get_no_gradient_and_the_pass_ends_at_the_lowest_trained_block(
 fn the_real_model_gives_pytorch_loss_and_gradients() {
     let expected = json(&data("train.json"));
     let mut model = Llama::load(&support::smollm2()).unwrap().into_f32();
-    let (loss, grads) = gradients(&model, Trainable::All, &sequences(&expected["batch"]), Recompute::None, None);
+    let task = Task::next_tokens(&sequences(&expected["batch"]));
+    let (loss, grads) = gradients(&Device::cpu(), &model, Trainable::All, &task, Recompute::None, None);
     let want = expected["loss"].as_f64().unwrap();
     assert!((loss - want).abs() < 1e-4, "loss {loss} against {want}");
     compare_norms("smollm2", &mut model, Trainable::All, &grads, &expected["grad_norm"]);
