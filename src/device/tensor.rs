@@ -1,9 +1,11 @@
 //! A dense row-major array.
 
-use super::DType;
+#[cfg(feature = "cuda")]
+use super::Backend;
 use super::buffer::{HostBuffer, MappedSlice};
 #[cfg(feature = "cuda")]
 use super::cuda::{Buffer, Cuda, Element, Indices};
+use super::{DType, Device};
 use crate::error::{Error, Result};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
@@ -23,6 +25,8 @@ enum Storage {
 /// such a tensor leaves a copy of it on the card, for those that follow.
 pub struct Tensor {
     shape: Vec<usize>,
+    /// Rows that it was made for.
+    room: usize,
     dtype: DType,
     storage: Storage,
     /// The card's copy of a U32 tensor on the host.
@@ -59,6 +63,7 @@ impl Tensor {
     fn new(shape: &[usize], dtype: DType, storage: Storage) -> Tensor {
         Tensor {
             shape: shape.to_vec(),
+            room: shape.first().copied().unwrap_or(1),
             dtype,
             storage,
             #[cfg(feature = "cuda")]
@@ -79,6 +84,28 @@ impl Tensor {
         let mut tensor = Tensor::zeros(&[values.len()], DType::U32);
         tensor.u32_mut().copy_from_slice(values);
         tensor
+    }
+
+    /// [`Tensor::from_u32`] with room for `room` values: copies on a card then have one size however many values there are.
+    pub fn from_u32_in(values: &[u32], room: usize) -> Tensor {
+        let mut tensor = Tensor::zeros(&[room.max(values.len())], DType::U32);
+        tensor.shape[0] = values.len();
+        tensor.u32_mut().copy_from_slice(values);
+        tensor
+    }
+
+    /// Zeros in the device's memory, on a card with room for `room` rows. [`Error::Budget`] when a card has no room.
+    ///
+    /// Buffers that come and go in a step have the room of the largest step: so every step asks for the same sizes in the same order
+    /// and finds the memory of the one before. Were they as long as their step, a shorter one could take memory that a
+    /// later buffer of the same step needs, and that one would have to be allocated long after the first step.
+    pub fn zeros_in(dev: &Device, shape: &[usize], room: usize, dtype: DType) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Backend::Cuda(cuda) = dev.backend() {
+            return Tensor::zeros_on_in(cuda, shape, room, dtype);
+        }
+        let _ = room;
+        dev.zeros(shape, dtype)
     }
 
     /// A tensor over a window of a mapped file; `None` when the window has the wrong length or alignment for the dtype.
@@ -120,18 +147,15 @@ impl Tensor {
         self.elements() * self.dtype.size()
     }
 
-    /// Uses the first `rows` rows of the buffer from now on. Errors when the buffer is smaller than that.
+    /// Rows that it was made for.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Uses the first `rows` rows of the buffer from now on. Errors when it was made for fewer.
     pub fn set_rows(&mut self, rows: usize) -> Result<()> {
-        let needed = rows * self.row_len() * self.dtype.size();
-        let capacity = match &self.storage {
-            Storage::Host(buffer) => buffer.bytes().len(),
-            Storage::Mapped(slice) => slice.bytes().len(),
-            #[cfg(feature = "cuda")]
-            Storage::Cuda(buffer) => buffer.bytes(),
-        };
-        if needed > capacity {
-            let row_bytes = (self.row_len() * self.dtype.size()).max(1);
-            let expected = format!("at most {} rows", capacity / row_bytes);
+        if rows > self.room {
+            let expected = format!("at most {} rows", self.room);
             return Err(Error::shape("set_rows", "rows", expected, rows.to_string()));
         }
         #[cfg(feature = "cuda")]
@@ -333,10 +357,17 @@ impl std::fmt::Debug for Tensor {
 impl Tensor {
     /// Zeros on a card.
     pub(super) fn zeros_on(cuda: &std::sync::Arc<Cuda>, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let bytes = shape.iter().product::<usize>() * dtype.size();
-        let buffer = cuda.allocate(bytes)?;
-        buffer.zero(bytes)?;
-        Ok(Tensor::new(shape, dtype, Storage::Cuda(buffer)))
+        Tensor::zeros_on_in(cuda, shape, 0, dtype)
+    }
+
+    /// [`Tensor::zeros_in`] on a card; `room` may be less than the rows that there are.
+    fn zeros_on_in(cuda: &std::sync::Arc<Cuda>, shape: &[usize], room: usize, dtype: DType) -> Result<Tensor> {
+        let row_bytes = shape.iter().skip(1).product::<usize>() * dtype.size();
+        let rows = shape.first().copied().unwrap_or(1);
+        let room = room.max(rows);
+        let buffer = cuda.allocate(room * row_bytes)?;
+        buffer.zero(rows * row_bytes)?;
+        Ok(Tensor { room, ..Tensor::new(shape, dtype, Storage::Cuda(buffer)) })
     }
 
     /// Copies the rows of another tensor on the card to row `first` and those after it.
@@ -383,6 +414,15 @@ impl Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_has_room_for_the_rows_that_it_was_made_for() {
+        let mut ids = Tensor::from_u32_in(&[7, 8], 3);
+        assert_eq!((ids.u32(), ids.room()), (&[7, 8][..], 3));
+        ids.set_rows(3).unwrap();
+        assert!(ids.set_rows(4).unwrap_err().to_string().contains("at most 3 rows"));
+        assert_eq!(Tensor::from_u32_in(&[7, 8], 0).room(), 2);
+    }
 
     #[test]
     fn conversion_rounds_to_the_nearest_and_back_is_exact() {

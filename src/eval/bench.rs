@@ -279,7 +279,8 @@ pub fn memory(dev: &Device, dir: &Path, options: &BenchOptions) -> Result<Infere
     }
     for (&n, &batch) in options.n_gen.iter().flat_map(|n| options.batches.iter().map(move |batch| (n, batch))) {
         let cached = batch.saturating_mul(n.next_multiple_of(PAGE));
-        plan = plan.or(weights.with_pass(dev, &config, batch, batch).with_cache(dev, &config, cached));
+        let pass = weights.with_pass(dev, &config, batch, batch).with_cache(dev, &config, cached);
+        plan = plan.or(pass.with_pages(dev, &config, batch, batch, n.div_ceil(PAGE), PAGE));
     }
     Ok(plan)
 }

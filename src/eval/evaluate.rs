@@ -1,6 +1,6 @@
 //! Everything that `ratoon eval` measures, in one report.
 
-use super::log_likelihood::BATCH_TOKENS;
+use super::log_likelihood::{BATCH_TOKENS, SEQUENCES};
 use super::tasks::{self, Metric, Task, TaskOptions, TaskResult};
 use super::{Divergence, OwnText, OwnTextOptions, Perplexity, divergence, own_text, perplexity};
 use crate::device::{Compute, Device, Weights};
@@ -118,7 +118,12 @@ pub fn memory(dev: &Device, options: &EvalOptions) -> Result<InferencePlan> {
         let cached = if options.tasks.is_empty() { 0 } else { 4 * BATCH_TOKENS };
         let plan = InferencePlan::of(dev, dir, adapter)?;
         let tokens = if options.perplexity.is_empty() { BATCH_TOKENS } else { BATCH_TOKENS.max(options.window) };
-        Ok::<_, Error>(plan.with_pass(dev, &config, tokens, 0).with_cache(dev, &config, cached))
+        let plan = plan.with_pass(dev, &config, tokens, 0).with_log_probs(dev, &config, tokens);
+        let plan = plan.with_cache(dev, &config, cached);
+        Ok::<_, Error>(match cached {
+            0 => plan,
+            _ => plan.with_pages(dev, &config, BATCH_TOKENS, SEQUENCES, BATCH_TOKENS, 1),
+        })
     };
     let plan = of(&options.model, options.adapter.as_deref())?;
     options.base.as_deref().map_or(Ok(plan), |base| Ok(plan.and(of(base, None)?)))

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 /// Tokens in a page of the cache: prefixes are shared to the token, so a choice costs its own tokens alone.
 const PAGE: usize = 1;
 /// Most sequences of one forward step: they bound the table of pages.
-const SEQUENCES: usize = 256;
+pub(super) const SEQUENCES: usize = 256;
 /// New tokens of one forward step: enough for full-speed matrix products, few enough that buffers stay small.
 pub const BATCH_TOKENS: usize = 2048;
 

@@ -115,7 +115,7 @@ impl<'a> Engine<'a> {
         stats: &mut Stats,
     ) -> Result<Engine<'a>> {
         let config = &models.target.config;
-        let plan = plan::Plan::new(dev, config, models.draft.map(|draft| &draft.config), &waiting, options)?;
+        let plan = plan::Plan::new(dev, &models, &waiting, options)?;
         stats.kv_bytes = plan.kv_bytes;
         let longest = waiting.iter().map(|s| s.most_tokens.div_ceil(options.page_size)).max().unwrap_or(0);
         let drafter = models.draft.map(|draft| Drafter::new(dev, draft, plan.pages, longest, options)).transpose()?;

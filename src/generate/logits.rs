@@ -4,6 +4,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::model::{Config, Llama};
 use crate::ops::gather::gather_rows;
+use crate::ops::sample::DRAW_BYTES;
 
 /// Bytes of logits that are kept at a time: 341 rows of a vocabulary of 49,152 ids, 130 of one of 128,256.
 const LOGIT_BYTES: usize = 64 << 20;
@@ -36,9 +37,9 @@ impl Logits {
         })
     }
 
-    /// Bytes of [`Logits::new`].
+    /// Bytes of [`Logits::new`], and of a draw from each row.
     pub(super) fn plan_bytes(config: &Config, rows: usize) -> usize {
-        4 * rows * (1 + config.hidden_size + config.vocab_size)
+        rows * (DRAW_BYTES + 4 * (config.hidden_size + config.vocab_size))
     }
 
     /// The hidden states of `rows`.

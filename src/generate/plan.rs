@@ -3,10 +3,10 @@
 use super::logits::{self, Logits};
 use super::sequence::Sequence;
 use super::speculative::Drafter;
-use super::{DEFAULT_KV_MEMORY, EngineOptions, Finish, OnOverflow, Request};
+use super::{DEFAULT_KV_MEMORY, EngineOptions, Finish, Models, OnOverflow, Request};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::{Config, InferencePlan, KvCache, Tokenizer, Workspace};
+use crate::model::{Config, InferencePlan, KvCache, PagedStep, Tokenizer, Workspace, lora};
 use std::collections::VecDeque;
 use std::path::Path;
 
@@ -96,8 +96,11 @@ pub fn memory(
     let step_tokens = options.max_batch_size * ahead + options.chunk_tokens;
     let rows = logits::rows(&config, options.max_batch_size * ahead, ahead);
     let context = config.max_position_embeddings as u64;
+    let (batch, page_size) = (options.max_batch_size, options.page_size.max(1));
+    let pages = config.max_position_embeddings.div_ceil(page_size);
     let of = |dir: &Path, adapter: Option<&Path>, config: &Config| {
-        Ok::<_, Error>(InferencePlan::of(dev, dir, adapter)?.with_pass(dev, config, step_tokens, rows))
+        let plan = InferencePlan::of(dev, dir, adapter)?.with_pass(dev, config, step_tokens, rows);
+        Ok::<_, Error>(plan.with_pages(dev, config, step_tokens, batch, pages, page_size))
     };
     let (mut plan, mut token_bytes) = (of(model, adapter, &config)?, KvCache::bytes_per_token(dev, &config) as u64);
     if let Some(draft) = draft {
@@ -129,31 +132,39 @@ impl Plan {
     /// every mix of requests does.
     pub(super) fn new(
         dev: &Device,
-        config: &Config,
-        draft: Option<&Config>,
+        models: &Models,
         waiting: &VecDeque<Sequence>,
         options: &EngineOptions,
     ) -> Result<Plan> {
         let EngineOptions { max_batch_size: batch, chunk_tokens, page_size, .. } = *options;
+        let (target, draft) = (models.target, models.draft.map(|draft| &draft.config));
+        let config = &target.config;
         let draft_tokens = draft.map_or(0, |_| options.draft_tokens);
         if [batch, chunk_tokens, page_size].contains(&0) || draft.is_some() && draft_tokens == 0 {
             return Err(Error::usage("engine options", "batch, chunk, page and draft sizes of at least 1", "0"));
         }
         let step_tokens = batch * (1 + draft_tokens) + chunk_tokens;
         let logit_rows = logits::rows(config, batch * (1 + draft_tokens), 1 + draft_tokens);
-        let mut buffers = Workspace::plan_bytes(dev, config, step_tokens) + Logits::plan_bytes(config, logit_rows);
+        let mut wanted: Vec<usize> = waiting.iter().map(|s| s.most_tokens.div_ceil(page_size)).collect();
+        wanted.sort_unstable_by_key(|&pages| std::cmp::Reverse(pages));
+        let longest = wanted.first().copied().unwrap_or(0);
+        let rank = target.lora_rank().unwrap_or(0);
+        let scratch = |config: &Config, rank| {
+            PagedStep::scratch_bytes(dev, config, rank, step_tokens, batch, longest, page_size)
+                + lora::forward_bytes(dev, config, rank, step_tokens)
+        };
+        let mut buffers = Workspace::plan_bytes(dev, config, step_tokens)
+            + Logits::plan_bytes(config, logit_rows)
+            + scratch(config, rank);
         let mut token_bytes = KvCache::bytes_per_token(dev, config);
         if let Some(draft) = draft {
             Drafter::check(config, draft)?;
-            buffers += Drafter::plan_bytes(dev, draft, options);
+            buffers += Drafter::plan_bytes(dev, draft, options) + scratch(draft, 0);
             token_bytes += KvCache::bytes_per_token(dev, draft);
         }
         let page_bytes = (page_size * token_bytes) as u64;
 
-        let mut wanted: Vec<u64> = waiting.iter().map(|s| s.most_tokens.div_ceil(page_size) as u64).collect();
-        wanted.sort_unstable_by_key(|&pages| std::cmp::Reverse(pages));
-        let longest = wanted.first().copied().unwrap_or(0);
-        let useful: u64 = wanted.iter().take(batch).sum();
+        let (longest, useful) = (longest as u64, wanted.iter().take(batch).sum::<usize>() as u64);
         let free = dev.free_memory().unwrap_or(u64::MAX).saturating_sub(buffers as u64);
         let budget = options.kv_memory.unwrap_or(DEFAULT_KV_MEMORY.max(longest * page_bytes)).min(free);
         if longest * page_bytes > budget {

@@ -1,10 +1,11 @@
 //! What a training pass keeps of the forward pass, and its scratch buffers: planned once, for the largest micro-batch.
 
-use super::{Config, Llama};
+use super::{Config, Llama, Projection};
 use crate::device::{Compute, DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::attention::scratch_bytes;
 use crate::ops::copy::copy;
+use crate::ops::{bias, rmsnorm};
 use serde::{Deserialize, Serialize};
 
 /// What the backward pass computes again instead of having kept it. Both give the same bits.
@@ -171,7 +172,8 @@ impl Activations {
         })
     }
 
-    /// Bytes of [`Activations::new`] on `dev` when `trained` of the blocks are kept, and of attention's scratch.
+    /// Bytes of [`Activations::new`] on `dev` when `trained` of the blocks are kept, of attention's scratch, and on a card of the copy of
+    /// a batch, of what the backward pass of attention sums up and of the largest gradients of its sequences.
     pub fn plan_bytes(dev: &Device, config: &Config, tokens: usize, recompute: Recompute, trained: usize) -> u64 {
         let heads = config.heads;
         let sets = if recompute == Recompute::None { trained.max(1) } else { 1 };
@@ -183,7 +185,16 @@ impl Activations {
             2 * config.hidden_size + 3 * config.intermediate_size + sets * (attention + 2 * config.intermediate_size);
         let in_f32 = sets * heads.n_heads + 1;
         let planned = tokens * (dev.activation().size() * features + operand(dev).size() * operands + 4 * in_f32);
-        (planned + scratch_bytes(dev, tokens, heads)) as u64
+        let on_card = if dev.is_cpu() { 0 } else { 4 * (tokens * (4 + heads.n_heads) + 16) };
+        (planned + scratch_bytes(dev, tokens, heads) + on_card) as u64
+    }
+
+    /// Bytes that the gradients of norms and biases need on a card for the sums of pieces of `tokens` tokens.
+    pub fn full_scratch_bytes(dev: &Device, config: &Config, tokens: usize) -> usize {
+        let widest = Projection::ALL.map(|p| config.projection_shape(p)[0]).into_iter().max().unwrap_or(0);
+        let biased = config.attention_bias || config.mlp_bias;
+        let biases = if biased { bias::scratch_bytes(dev, tokens, widest) } else { 0 };
+        rmsnorm::scratch_bytes(dev, tokens, config.hidden_size) + biases
     }
 
     /// Index into `kept` for block `l`. Blocks below the lowest trained one share the first set: nobody reads it later.

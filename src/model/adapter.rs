@@ -2,7 +2,7 @@
 
 use super::lora::{Lora, Projection};
 use super::safetensors::{TensorSpec, WeightFiles, header_bytes};
-use super::{Llama, json as json_file, pickle};
+use super::{Config, Llama, json as json_file, pickle};
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::philox;
@@ -85,6 +85,13 @@ impl LoraConfig {
         (0..blocks)
             .filter(here)
             .flat_map(|l| Projection::ALL.into_iter().filter(|p| self.target_modules.contains(p)).map(move |p| (l, p)))
+    }
+
+    /// Elements of the factors beside a model of that shape.
+    pub fn parameters(&self, config: &Config) -> u64 {
+        let sizes =
+            self.places(config.num_hidden_layers).map(|(_, p)| config.projection_shape(p).iter().sum::<usize>());
+        (self.r * sizes.sum::<usize>()) as u64
     }
 
     /// Reads `adapter_config.json`. An option that changes the numbers and is not supported is an error that names it.

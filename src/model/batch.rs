@@ -16,6 +16,11 @@ pub struct Batch {
 impl Batch {
     /// Packs the sequences in their order.
     pub fn pack<S: AsRef<[u32]>>(sequences: &[S]) -> Batch {
+        Batch::pack_in(sequences, 0)
+    }
+
+    /// [`Batch::pack`] with room for `room` tokens, see [`Tensor::from_u32_in`].
+    pub fn pack_in<S: AsRef<[u32]>>(sequences: &[S], room: usize) -> Batch {
         let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0u32]);
         for sequence in sequences.iter().map(AsRef::as_ref) {
             ids.extend_from_slice(sequence);
@@ -23,9 +28,9 @@ impl Batch {
             offsets.push(ids.len() as u32);
         }
         Batch {
-            ids: Tensor::from_u32(&ids),
-            positions: Tensor::from_u32(&positions),
-            cu_seqlens: Tensor::from_u32(&offsets),
+            ids: Tensor::from_u32_in(&ids, room),
+            positions: Tensor::from_u32_in(&positions, room),
+            cu_seqlens: Tensor::from_u32_in(&offsets, room + 1),
         }
     }
 

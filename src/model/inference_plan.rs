@@ -1,11 +1,14 @@
 //! Memory that running a model forward takes, planned before anything is loaded.
 
+use super::adapter::{self, LoraConfig};
 use super::safetensors::WeightFiles;
-use super::{Config, KvCache, Workspace, adapter};
+use super::{Config, KvCache, Llama, PagedStep, Workspace, lora};
 use crate::device::{Compute, Device, Weights};
 use crate::error::{Error, Result};
 use crate::ops::attention::scratch_bytes;
+use crate::ops::log_probs;
 use crate::ops::matmul::PackedWeight;
+use crate::ops::sample::DRAW_BYTES;
 use serde::Serialize;
 use std::path::Path;
 
@@ -21,6 +24,9 @@ pub struct InferencePlan {
     pub activations: u64,
     /// Logits that are held at a time.
     pub logits: u64,
+    /// Rank of the adapter, 0 without one.
+    #[serde(skip)]
+    pub(crate) rank: usize,
 }
 
 impl InferencePlan {
@@ -29,26 +35,50 @@ impl InferencePlan {
         let config = Config::load(dir)?;
         let stored = || Ok(WeightFiles::open(dir)?.total_bytes());
         let weights = match (dev.is_cpu(), dev.weights(), dev.compute()) {
-            (false, ..) => config.parameters() * dev.activation().size() as u64,
+            (false, ..) => Llama::placed_bytes(&config, dev),
             (true, Weights::Int8, _) => config.parameters() * 17 / 16,
             (true, _, Compute::Bf16) => PackedWeight::plan_bytes(config.parameters()),
             (true, _, Compute::F32) => stored()?,
         };
         let Some(adapter) = adapter else { return Ok(InferencePlan { weights, ..InferencePlan::default() }) };
-        adapter::LoraConfig::load(adapter)?;
-        let path = adapter::weights_path(adapter)?;
-        let factors = std::fs::metadata(&path).map_err(Error::io(&path, "read"))?.len();
-        Ok(InferencePlan { weights: weights + factors, ..InferencePlan::default() })
+        adapter::weights_path(adapter)?;
+        let lora = LoraConfig::load(adapter)?;
+        let factors = lora.parameters(&config) * dev.activation().size() as u64;
+        Ok(InferencePlan { weights: weights + factors, rank: lora.r, ..InferencePlan::default() })
     }
 
-    /// And a forward pass over so many tokens at a time, with the logits of `rows` of them.
+    /// And a forward pass over so many tokens at a time, with the hidden states and logits of `rows` of them.
     pub fn with_pass(self, dev: &Device, config: &Config, tokens: usize, rows: usize) -> InferencePlan {
         let pass = Workspace::plan_bytes(dev, config, tokens) + scratch_bytes(dev, tokens, config.heads);
+        let adapters = lora::forward_bytes(dev, config, self.rank, tokens);
+        // Ids, positions and offsets.
+        let batch = if dev.is_cpu() { 0 } else { 12 * tokens + 48 };
+        let row = 4 * config.vocab_size + dev.activation().size() * config.hidden_size + DRAW_BYTES;
         InferencePlan {
-            activations: self.activations + pass as u64,
-            logits: self.logits + (4 * rows * config.vocab_size) as u64,
+            activations: self.activations + (pass + adapters + batch) as u64,
+            logits: self.logits + (rows * row) as u64,
             ..self
         }
+    }
+
+    /// And log-probabilities of the tokens of such a pass.
+    pub fn with_log_probs(self, dev: &Device, config: &Config, tokens: usize) -> InferencePlan {
+        let logits = log_probs::scratch_bytes(dev, tokens, config.hidden_size, config.vocab_size);
+        InferencePlan { logits: self.logits + logits as u64, ..self }
+    }
+
+    /// And what [`PagedStep`] needs beside it.
+    pub fn with_pages(
+        self,
+        dev: &Device,
+        config: &Config,
+        tokens: usize,
+        sequences: usize,
+        max_pages: usize,
+        page_size: usize,
+    ) -> InferencePlan {
+        let scratch = PagedStep::scratch_bytes(dev, config, self.rank, tokens, sequences, max_pages, page_size);
+        InferencePlan { activations: self.activations + scratch as u64, ..self }
     }
 
     /// And keys and values of so many tokens.
@@ -64,6 +94,7 @@ impl InferencePlan {
             kv_cache: self.kv_cache + other.kv_cache,
             activations: self.activations + other.activations,
             logits: self.logits + other.logits,
+            ..self
         }
     }
 
@@ -74,7 +105,7 @@ impl InferencePlan {
 
     /// Each purpose by name.
     pub fn parts(&self) -> [(&'static str, u64); 4] {
-        let InferencePlan { weights, kv_cache, activations, logits } = *self;
+        let InferencePlan { weights, kv_cache, activations, logits, .. } = *self;
         [("weights", weights), ("kv_cache", kv_cache), ("activations", activations), ("logits", logits)]
     }
 
@@ -106,7 +137,8 @@ mod tests {
         let parameters = 4 * (64 * 192 + 3 * 64 * 160 + 128) + 2 * 256 * 64 + 64;
         assert_eq!(plan.weights, 2 * parameters);
         let whole = plan.with_pass(&dev, &config, 10, 3).with_cache(&dev, &config, 7);
-        assert_eq!(whole.logits, 4 * 3 * 256);
+        // Logits, hidden states and draws.
+        assert_eq!(whole.logits, 3 * (4 * 256 + 4 * 64 + 64));
         // Keys and values in f32: 2 heads of 16, twice, in 4 blocks.
         assert_eq!(whole.kv_cache, 7 * 4 * 2 * 2 * 16 * 4);
         assert_eq!(whole.and(plan).total(), whole.total() + plan.weights);

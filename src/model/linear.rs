@@ -101,7 +101,7 @@ pub(super) fn add_up(
             of_weight(y, Store::Add)
         }
         Store::Add => {
-            let mut sum = dev.zeros(y.shape(), y.dtype())?;
+            let mut sum = Tensor::zeros_in(dev, y.shape(), y.room(), y.dtype())?;
             of_adapter(&mut sum, Store::Replace)?;
             of_weight(&mut sum, Store::Add)?;
             add(dev, y, &sum)

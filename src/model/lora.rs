@@ -1,5 +1,7 @@
 //! Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): `y += scale * (dropout(x) · Aᵀ) · Bᵀ` beside a frozen projection.
 
+use super::Config;
+use super::adapter::LoraConfig;
 use super::gradients::LoraGradients;
 use super::linear::Linear;
 use super::llama::{Block, Llama};
@@ -153,14 +155,14 @@ impl Lora {
         matmul_tn(dev, &mut grads.a, &d_low, seen, Store::Add)?;
         let Some((dx, store)) = dx else { return Ok(()) };
         let Some(key) = key else { return matmul_nn(dev, dx, &d_low, &self.a, store) };
-        let mut d_dropped = dev.zeros(x.shape(), dev.activation())?;
+        let mut d_dropped = Tensor::zeros_in(dev, x.shape(), x.room(), dev.activation())?;
         matmul_nn(dev, &mut d_dropped, &d_low, &self.a, Store::Replace)?;
         dropout(dev, dx, &d_dropped, key.p, key.seed, key.stream, store)
     }
 
     /// `scale * x · Aᵀ`, F32 `[tokens, rank]`.
     fn low_rank(&self, dev: &Device, x: &Tensor) -> Result<Tensor> {
-        let mut low = dev.zeros(&[x.rows(), self.rank()], dev.activation())?;
+        let mut low = Tensor::zeros_in(dev, &[x.rows(), self.rank()], x.room(), dev.activation())?;
         matmul_nt(dev, &mut low, x, &self.a, None, Store::Replace)?;
         scale(dev, &mut low, self.scale)?;
         Ok(low)
@@ -169,10 +171,28 @@ impl Lora {
 
 fn dropped(dev: &Device, x: &Tensor, key: Option<DropoutKey>) -> Result<Option<Tensor>> {
     let Some(key) = key else { return Ok(None) };
-    let mut y = dev.zeros(x.shape(), dev.activation())?;
+    let mut y = Tensor::zeros_in(dev, x.shape(), x.room(), dev.activation())?;
     let wide = (x.dtype() != dev.activation()).then(|| x.to_f32());
     dropout(dev, &mut y, wide.as_ref().unwrap_or(x), key.p, key.seed, key.stream, Store::Replace)?;
     Ok(Some(y))
+}
+
+/// Bytes that adapters of rank `rank` (0 without any) need beside the buffers of a forward pass over `tokens` tokens: the low-rank
+/// activations and, on a card, what an adapted projection adds to the residual stream.
+pub fn forward_bytes(dev: &Device, config: &Config, rank: usize, tokens: usize) -> usize {
+    let sum = if dev.is_cpu() || rank == 0 { 0 } else { config.hidden_size };
+    tokens * dev.activation().size() * (rank + sum)
+}
+
+impl LoraConfig {
+    /// [`forward_bytes`] of a training pass, with the inputs that dropout leaves and their gradients. On a card, which keeps memory
+    /// for buffers of that size, those of the hidden size and of the widest input.
+    pub fn training_bytes(&self, dev: &Device, config: &Config, tokens: usize) -> usize {
+        let widest = self.target_modules.iter().map(|&p| config.projection_shape(p)[1]).max().unwrap_or(0);
+        let kept = if dev.is_cpu() || widest == config.hidden_size { widest } else { config.hidden_size + widest };
+        let dropped = if self.lora_dropout > 0.0 { 2 * kept } else { 0 };
+        forward_bytes(dev, config, self.r, tokens) + tokens * dev.activation().size() * dropped
+    }
 }
 
 impl Block {

@@ -1,9 +1,9 @@
 //! The inputs of a forward pass against a paged cache, in buffers that are used again.
 
-use super::{KvCache, Llama, Workspace};
+use super::{Config, KvCache, Llama, Workspace, lora};
 use crate::device::{DType, Device, Repeated, Tensor};
 use crate::error::Result;
-use crate::ops::attention::PagedBatch;
+use crate::ops::attention::{PagedBatch, split_bytes};
 
 /// New tokens of some sequences, packed end to end, with where their keys and values go.
 ///
@@ -40,9 +40,27 @@ impl PagedStep {
         }
     }
 
-    /// Bytes of [`PagedStep::new`].
-    pub fn plan_bytes(tokens: usize, sequences: usize, max_pages: usize) -> usize {
-        4 * (3 * tokens + 2 * sequences + 1 + sequences * max_pages)
+    /// Bytes that the passes of [`PagedStep::new`] need on a card beside those of any pass over `tokens` tokens: copies of the inputs,
+    /// and what attention finds in splits of the context. Steps that are graphs have memory of their own, for these splits and for
+    /// adapters of rank `rank` (0 without any), in powers of two: with that of smaller steps at most twice that of the largest.
+    pub fn scratch_bytes(
+        dev: &Device,
+        config: &Config,
+        rank: usize,
+        tokens: usize,
+        sequences: usize,
+        max_pages: usize,
+        page_size: usize,
+    ) -> usize {
+        if dev.is_cpu() {
+            return 0;
+        }
+        let inputs = [tokens, tokens, tokens, sequences + 1, sequences, sequences * max_pages];
+        let inputs: usize = inputs.iter().map(|n| (4 * n).next_multiple_of(16)).sum();
+        let longest = max_pages * page_size;
+        let splits = |tokens| split_bytes(dev, tokens, sequences, longest, config.heads);
+        let adapters = lora::forward_bytes(dev, config, rank, tokens);
+        inputs + splits(tokens) + 2 * (splits(sequences).next_power_of_two() + adapters)
     }
 
     /// Starts the next pass.

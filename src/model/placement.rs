@@ -44,8 +44,8 @@ impl Llama {
         Ok(())
     }
 
-    /// Bytes that the weights of a model take on a card.
+    /// Bytes that the weights of a model take on a card, with its rotary frequencies.
     pub fn placed_bytes(config: &Config, dev: &Device) -> u64 {
-        config.parameters() * dev.activation().size() as u64
+        config.parameters() * dev.activation().size() as u64 + 2 * config.heads.head_dim as u64
     }
 }

@@ -76,7 +76,7 @@ pub fn adamw(
             first_block: 0,
             decayed: 1,
         };
-        let tensors = cuda.upload_structs(&[tensor])?;
+        let tensors = cuda.upload_structs(&[tensor], 1)?;
         let Factors { grad_scale, keep, gain1, beta2, gain2, step_size, root, eps } = factors;
         let tensors = tensors.address() as *const optimizer_tensor;
         let params = adamw_params {

@@ -21,7 +21,8 @@ pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
         let chunks = tokens.div_ceil(abi::COLUMN_SUMS_CHUNK as usize);
-        let mut partial = dev.zeros(&[chunks, out], DType::F32)?;
+        let room = dy.room().div_ceil(abi::COLUMN_SUMS_CHUNK as usize);
+        let mut partial = Tensor::zeros_in(dev, &[chunks, out], room, DType::F32)?;
         let params = abi::column_sums_params {
             partial: partial.kernel_mut(cuda)?,
             x: dy.kernel_ptr(cuda)?,
@@ -39,6 +40,16 @@ pub fn bias_backward(dev: &Device, db: &mut Tensor, dy: &Tensor) -> Result<()> {
         db.f32_mut().iter_mut().zip(&row).for_each(|(d, y)| *d += y);
     }
     Ok(())
+}
+
+/// Bytes that [`bias_backward`] needs on a card.
+pub fn scratch_bytes(dev: &Device, tokens: usize, out: usize) -> usize {
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(_) = dev.backend() {
+        return 4 * out * tokens.div_ceil(abi::COLUMN_SUMS_CHUNK as usize);
+    }
+    let _ = (dev, tokens, out);
+    0
 }
 
 /// `y += sum of the rows of partial`, in order, on a card. `y`: F32 `[width]`, `partial`: F32 `[rows, width]`.

@@ -37,14 +37,14 @@ fn tokens_at_once(dev: &Device, vocab: usize) -> usize {
     (bytes / (4 * vocab.max(1))).max(16)
 }
 
-/// Bytes of scratch memory that [`linear_cross_entropy`] takes for a batch of `tokens`.
+/// Bytes of scratch memory that [`linear_cross_entropy`] takes for a batch of `tokens`, on a card for buffers made for as many.
 pub fn plan_bytes(dev: &Device, tokens: usize, hidden: usize, vocab: usize) -> usize {
     let chunk = tokens.min(tokens_at_once(dev, vocab));
     if dev.is_cpu() {
         let logits = if kept_bytes(dev) == 2 { PIECE.min(vocab) } else { 0 };
         chunk * (kept_bytes(dev) * vocab + 4 * (logits + 2 * hidden)) + 4 * tokens * hidden
     } else {
-        chunk * (6 * vocab + 4 * hidden) + 2 * (tokens + 1) * hidden
+        chunk * (6 * vocab + 4 * hidden + 12) + 2 * (tokens + 1) * hidden + 4 * tokens
     }
 }
 
@@ -108,23 +108,23 @@ fn on_card(
     let (tokens, width, vocab) = (hidden.rows(), hidden.row_len(), head.rows());
     let mut all_losses = Tensor::zeros(&[tokens], DType::F32);
     // The gradient of every scored row, and a row of zeros for the others.
-    let mut d_rows = dev.zeros(&[scored.len() + 1, width], hidden.dtype())?;
+    let mut d_rows = Tensor::zeros_in(dev, &[scored.len() + 1, width], hidden.room() + 1, hidden.dtype())?;
     let mut row_of = vec![scored.len() as u32; tokens];
-    let chunk = tokens_at_once(dev, vocab).min(scored.len()).max(1);
-    let mut logits = dev.zeros(&[chunk, vocab], DType::F32)?;
-    let mut d_logits = dev.zeros(&[chunk, vocab], hidden.dtype())?;
-    let mut x = dev.zeros(&[chunk, width], hidden.dtype())?;
-    let mut dx = dev.zeros(&[chunk, width], hidden.dtype())?;
+    let chunk = tokens_at_once(dev, vocab).min(hidden.room()).max(1);
+    let most = chunk.min(scored.len());
+    let buffer = |features: usize, dtype| Tensor::zeros_in(dev, &[most, features], chunk, dtype);
+    let (mut logits, mut d_logits) = (buffer(vocab, DType::F32)?, buffer(vocab, hidden.dtype())?);
+    let (mut x, mut dx) = (buffer(width, hidden.dtype())?, buffer(width, hidden.dtype())?);
     for (i, scored) in scored.chunks(chunk).enumerate() {
         let n = scored.len();
-        let rows = Tensor::from_u32(&scored.iter().map(|&(t, _)| t as u32).collect::<Vec<u32>>());
-        let targets = Tensor::from_u32(&scored.iter().map(|&(_, target)| target).collect::<Vec<u32>>());
+        let rows = Tensor::from_u32_in(&scored.iter().map(|&(t, _)| t as u32).collect::<Vec<u32>>(), chunk);
+        let targets = Tensor::from_u32_in(&scored.iter().map(|&(_, target)| target).collect::<Vec<u32>>(), chunk);
         for buffer in [&mut logits, &mut d_logits, &mut x, &mut dx] {
             buffer.set_rows(n)?;
         }
         gather_rows(dev, &mut x, hidden, &rows)?;
         matmul_nt(dev, &mut logits, &x, head, None, Store::Replace)?;
-        let mut chunk_losses = dev.zeros(&[n], DType::F32)?;
+        let mut chunk_losses = Tensor::zeros_in(dev, &[n], chunk, DType::F32)?;
         let count = logits.elements() as u64;
         let span = dev.span(Op::CrossEntropy, Cost { flops: 7 * count, bytes: 6 * count });
         let params = cross_entropy_params {
@@ -148,7 +148,7 @@ fn on_card(
             row_of[t] = (i * chunk + j) as u32;
         }
     }
-    gather_rows(dev, d_hidden, &d_rows, &Tensor::from_u32(&row_of))?;
+    gather_rows(dev, d_hidden, &d_rows, &Tensor::from_u32_in(&row_of, hidden.room()))?;
     losses.copy_from(&all_losses)
 }
 

@@ -32,7 +32,7 @@ pub fn dropout(dev: &Device, y: &mut Tensor, x: &Tensor, p: f32, seed: u64, stre
     let _span = dev.span(Op::Dropout, Cost { flops, bytes: moves * x.size_bytes() as u64 });
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
-        let mut masked = if add { Some(dev.zeros(x.shape(), x.dtype())?) } else { None };
+        let mut masked = if add { Some(Tensor::zeros_in(dev, x.shape(), x.room(), x.dtype())?) } else { None };
         let (y, x) = (y.kernel_mut(cuda)?, x.kernel_ptr(cuda)?);
         let to = masked.as_mut().map_or(Ok(y), |masked| masked.kernel_mut(cuda))?;
         let params = dropout_params { y: to, x, n, seed, stream, probability: p };

@@ -36,6 +36,18 @@ pub fn grad_norm(dev: &Device, grads: &[&Tensor]) -> Result<f64> {
     Ok(partial.iter().sum::<f64>().sqrt())
 }
 
+/// Bytes that [`grad_norm`] of so many tensors and elements in all needs on a card, and a step of AdamW after it.
+pub fn scratch_bytes(dev: &Device, tensors: usize, elements: u64) -> u64 {
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(_) = dev.backend() {
+        let (tensors, listed) = (tensors as u64, size_of::<abi::optimizer_tensor>() as u64);
+        let partials = elements / u64::from(abi::OPTIMIZER_CHUNK) + tensors;
+        return 8 * partials + listed * (tensors + 1) + 64;
+    }
+    let _ = (dev, tensors, elements);
+    0
+}
+
 /// [`grad_norm`] on a card.
 #[cfg(feature = "cuda")]
 fn on_card(cuda: &Arc<Cuda>, grads: &[&Tensor]) -> Result<f64> {
@@ -52,7 +64,7 @@ fn on_card(cuda: &Arc<Cuda>, grads: &[&Tensor]) -> Result<f64> {
     }
     let (norm, partial) = (cuda.allocate(8)?, cuda.allocate(8 * blocks as usize)?);
     let n_tensors = tensors.len() as u32;
-    let tensors = cuda.upload_structs(&tensors)?;
+    let tensors = cuda.upload_structs(&tensors, tensors.len())?;
     let params = abi::grad_norm_params {
         norm: norm.address() as *mut f64,
         partial: partial.address() as *mut f64,

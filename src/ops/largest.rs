@@ -17,13 +17,14 @@ pub(super) struct Largest(Option<Buffer>);
 impl Largest {
     /// Of `x` (BF16), where the card's products need it.
     pub fn of(cuda: &Arc<Cuda>, x: &Tensor) -> Result<Largest> {
-        Largest::of_parts(cuda, x, ptr::null(), (1, x.rows()))
+        Largest::of_parts(cuda, x, ptr::null(), (1, x.rows()), 1)
     }
 
     /// Of each sequence's rows of `x` (BF16 `[tokens, features]`), so that no other sequence shows in its gradients; at most `longest`
     /// of them a sequence.
     pub fn of_sequences(cuda: &Arc<Cuda>, x: &Tensor, cu_seqlens: &Tensor, longest: usize) -> Result<Largest> {
-        Largest::of_parts(cuda, x, cu_seqlens.kernel_ptr(cuda)?, (cu_seqlens.elements() - 1, longest))
+        let (sequences, room) = (cu_seqlens.elements() - 1, cu_seqlens.room() - 1);
+        Largest::of_parts(cuda, x, cu_seqlens.kernel_ptr(cuda)?, (sequences, longest), room)
     }
 
     fn of_parts(
@@ -31,12 +32,13 @@ impl Largest {
         x: &Tensor,
         cu_seqlens: *const u32,
         (sequences, longest): (usize, usize),
+        room: usize,
     ) -> Result<Largest> {
         if cuda.card.multiplies_bf16() {
             return Ok(Largest(None));
         }
         let bytes = size_of::<u32>() * sequences;
-        let found = cuda.allocate(bytes)?;
+        let found = cuda.allocate(size_of::<u32>() * room)?;
         found.zero(bytes)?;
         let (largest, width) = (found.address() as *mut u32, x.row_len());
         let (tokens, x) = (x.rows() as u32, x.kernel_ptr(cuda)?);

@@ -81,6 +81,18 @@ pub fn log_probs<'a>(
     Ok(())
 }
 
+/// Bytes that [`log_probs`] of `tokens` tokens needs on a card, with its results: a piece of the logits and of the rows behind them.
+/// What it takes on a CPU is told there.
+pub fn scratch_bytes(dev: &Device, tokens: usize, hidden: usize, vocab: usize) -> usize {
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(_) = dev.backend() {
+        let rows = tokens.min((LOGITS_BYTES / (4 * vocab)).max(1));
+        return rows * (4 * vocab + 2 * hidden + 12) + 4 * tokens + 64;
+    }
+    let _ = (dev, tokens, hidden, vocab);
+    0
+}
+
 /// [`log_probs`] on a card, which keeps a piece of the logits at a time.
 #[cfg(feature = "cuda")]
 fn on_card(

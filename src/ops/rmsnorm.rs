@@ -157,6 +157,16 @@ pub fn rmsnorm_backward(
     Ok(())
 }
 
+/// Bytes that [`rmsnorm_backward`] needs on a card for the gradient of its weight.
+pub fn scratch_bytes(dev: &Device, tokens: usize, hidden: usize) -> usize {
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(_) = dev.backend() {
+        return 4 * hidden * tokens.div_ceil(abi::RMSNORM_CHUNK as usize);
+    }
+    let _ = (dev, tokens, hidden);
+    0
+}
+
 /// [`rmsnorm_backward`] on a card, and the sum of its partial sums.
 #[cfg(feature = "cuda")]
 fn launch_backward(
@@ -170,7 +180,9 @@ fn launch_backward(
 ) -> Result<()> {
     let (tokens, hidden) = (x.rows(), x.row_len());
     let chunks = tokens.div_ceil(abi::RMSNORM_CHUNK as usize);
-    let mut partial = if dw.is_some() { Some(dev.zeros(&[chunks, hidden], DType::F32)?) } else { None };
+    let room = x.room().div_ceil(abi::RMSNORM_CHUNK as usize);
+    let sums = || Tensor::zeros_in(dev, &[chunks, hidden], room, DType::F32);
+    let mut partial = dw.is_some().then(sums).transpose()?;
     let params = abi::rmsnorm_backward_params {
         dx: dx.kernel_mut(cuda)?,
         partial: partial.as_mut().map_or(Ok(std::ptr::null_mut()), |partial| partial.kernel_mut(cuda))?,

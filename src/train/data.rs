@@ -303,10 +303,10 @@ pub fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
 }
 
 /// Sequences packed end to end with their targets.
-pub(super) fn collate(sequences: &[&Sequence]) -> (Batch, Tensor) {
+pub(super) fn collate(sequences: &[&Sequence], room: usize) -> (Batch, Tensor) {
     let ids: Vec<&[u32]> = sequences.iter().map(|s| s.ids.as_slice()).collect();
     let targets: Vec<u32> = sequences.iter().flat_map(|s| s.targets.iter().copied()).collect();
-    (Batch::pack(&ids), Tensor::from_u32(&targets))
+    (Batch::pack_in(&ids, room), Tensor::from_u32(&targets))
 }
 
 /// The order in which a run sees its packs: a function of the step, so that it needs no state.

@@ -5,8 +5,8 @@ use super::trainer::Method;
 use crate::device::Device;
 use crate::device::peak::available_memory;
 use crate::error::{Error, Result};
-use crate::model::{Activations, Config, Projection, Recompute};
-use crate::ops::cross_entropy;
+use crate::model::{Activations, Config, Llama, Recompute};
+use crate::ops::{cross_entropy, grad_norm};
 use serde::{Deserialize, Serialize};
 
 /// Bytes that a run needs, by purpose.
@@ -19,7 +19,7 @@ pub struct MemoryPlan {
     pub gradients: u64,
     /// The moments of what is trained.
     pub optimizer: u64,
-    /// Activations and their gradients, and the logits of one chunk.
+    /// Activations and their gradients, the logits of one chunk, and what single operations need.
     pub activations: u64,
     /// What the backward pass computes again.
     pub recompute: Recompute,
@@ -40,18 +40,17 @@ impl MemoryPlan {
         let (trained, weights, blocks_kept) = match method {
             Method::Full => (config.parameters(), 4 * config.parameters(), blocks),
             Method::Lora(lora) => {
-                let sizes = Projection::ALL.map(|p| config.projection_shape(p).iter().sum::<usize>());
-                let trained: u64 = lora.places(blocks).map(|(_, p)| (lora.r * sizes[p as usize]) as u64).sum();
+                let trained = lora.parameters(config);
                 let lowest = lora.places(blocks).next().map_or(blocks, |(l, _)| l);
                 (trained, weight_bytes + 4 * trained, blocks - lowest)
             }
         };
         let weights = match method {
             _ if dev.is_cpu() => weights,
-            Method::Full => 6 * trained,
-            Method::Lora(_) => 2 * config.parameters() + 6 * trained,
+            Method::Full => Llama::placed_bytes(config, dev) + 4 * trained,
+            Method::Lora(_) => Llama::placed_bytes(config, dev) + 6 * trained,
         };
-        let logits = cross_entropy::plan_bytes(dev, tokens, config.hidden_size, config.vocab_size) as u64;
+        let logits = cross_entropy::plan_bytes(dev, tokens, config.hidden_size, config.vocab_size);
         let optimizer = match method {
             Method::Full => optim.plan_bytes(config.expected_tensors().iter().map(|(n, s)| (n.as_str(), s.as_slice()))),
             Method::Lora(lora) => {
@@ -62,7 +61,12 @@ impl MemoryPlan {
                 factors.map(|shape| optim.plan_bytes(std::iter::once(("", shape.as_slice())))).sum()
             }
         };
-        let activations = Activations::plan_bytes(dev, config, tokens, recompute, blocks_kept) + logits;
+        let (scratch, tensors) = match method {
+            Method::Full => (Activations::full_scratch_bytes(dev, config, tokens), config.expected_tensors().len()),
+            Method::Lora(lora) => (lora.training_bytes(dev, config, tokens), 2 * lora.places(blocks).count()),
+        };
+        let scratch = (logits + scratch) as u64 + grad_norm::scratch_bytes(dev, tensors, trained);
+        let activations = Activations::plan_bytes(dev, config, tokens, recompute, blocks_kept) + scratch;
         MemoryPlan { weights, gradients: 4 * trained, optimizer, activations, recompute }
     }
 

@@ -198,7 +198,7 @@ impl Trainer {
         let scale = (1.0 / targets as f64) as f32;
         let (mut sum, mut tokens) = (0.0, 0);
         for piece in micro_batches.iter().flat_map(|micro_batch| pieces(&self.dev, micro_batch)) {
-            let (batch, next) = super::data::collate(&piece);
+            let (batch, next) = super::data::collate(&piece, self.options.max_tokens);
             tokens += batch.tokens() as u64;
             let key = self.dropout_key();
             let (ws, grads) = (&mut self.ws, &mut self.grads);

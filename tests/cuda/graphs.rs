@@ -1,14 +1,12 @@
-//! Steps that are repeated as CUDA graphs, and memory that is used again.
+//! Steps that are repeated as CUDA graphs.
 
 use crate::generate::{tokens, with_models};
-use crate::train::{lora, trainer};
 use crate::{calls, card, support, tiny};
 use ratoon::device::{DType, Device, Repeated, Tensor};
 use ratoon::generate::{Completion, EngineOptions, Request, Sampling, generate};
-use ratoon::model::{Llama, Recompute};
+use ratoon::model::Llama;
 use ratoon::ops::gather::gather_rows;
 use ratoon::ops::scale::scale;
-use ratoon::train::Method;
 
 /// A card that launches kernel by kernel: one that measures each.
 fn card_without_graphs() -> Device {
@@ -130,22 +128,5 @@ fn a_decoding_step_allocates_nothing_and_is_a_graph_and_the_draw() {
         // each of 4 blocks, the embedding and the last norm. Rows of the output head, logits and draw are not in the graph.
         assert_eq!(g - graphs, 29);
         assert!((l - launched - 3 * 30) / 2 <= 4 * 15 + 2, "{} launches", l - launched);
-    }
-}
-
-#[test]
-fn training_steps_allocate_nothing_once_their_like_were_there() {
-    let dev = card();
-    for method in [Method::Full, lora(0.25)] {
-        let model = Llama::load(&tiny("gqa")).unwrap();
-        let mut trainer = trainer(&dev, model, method.clone(), Recompute::Block);
-        let mut step = |tokens: u32| {
-            trainer.step(&[(0..tokens).collect(), (5..20).collect()]).unwrap();
-        };
-        let lengths = [44, 31, 40, 23, 37, 12, 44, 18, 29];
-        (0..3).for_each(|_| lengths.into_iter().for_each(&mut step));
-        let before = [c"cuMemAlloc_v2", c"cuMemFree_v2"].map(calls);
-        lengths.into_iter().for_each(&mut step);
-        assert_eq!([c"cuMemAlloc_v2", c"cuMemFree_v2"].map(calls), before, "{method:?}");
     }
 }

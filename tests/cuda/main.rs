@@ -14,6 +14,7 @@ mod forward;
 mod generate;
 mod gpu_script;
 mod graphs;
+mod memory;
 mod program;
 mod rounding;
 mod smollm;
@@ -64,6 +65,13 @@ fn calls(name: &CStr) -> Option<u64> {
     type Calls = unsafe extern "C" fn(*const c_char) -> u64;
     // SAFETY: the function of `tests/simt/src/calls.rs`, with a C string.
     simt().map(|library| unsafe { library.get::<Calls>(b"simt_calls").unwrap()(name.as_ptr()) })
+}
+
+/// Most bytes of device memory that this thread had from the driver at a time since it last asked; `None` on a card.
+fn most_memory() -> Option<u64> {
+    type Most = unsafe extern "C" fn() -> i64;
+    // SAFETY: the function of `tests/simt/src/driver_memory.rs`.
+    simt().map(|library| unsafe { library.get::<Most>(b"simt_most_memory").unwrap()() } as u64)
 }
 
 /// The CPU's model with the weights that a card holds: rounded to BF16.

@@ -11,19 +11,30 @@ use ratoon::model::{Llama, Recompute};
 use ratoon::progress::Progress;
 use ratoon::prune::{Calibration, Metric, ScoreOptions, score};
 use ratoon::train::Method;
+use std::path::Path;
 use std::sync::Arc;
 
 const VOCAB: usize = 256;
 
 /// The model on the host, weights F32 of BF16 values.
-fn smollm() -> Llama {
-    let dir = tempfile::tempdir().unwrap();
+pub fn smollm() -> Llama {
+    load(tempfile::tempdir().unwrap().path())
+}
+
+/// The same from `dir`, which holds it afterwards; its weights there have all ids, its config has not.
+pub fn load(dir: &Path) -> Llama {
     let options = InitOptions { layers: Some(2), overwrite: true, ..InitOptions::default() };
-    Preset::named("smollm2-135m").unwrap().init(dir.path(), &options).unwrap();
-    let mut model = Llama::load(dir.path()).unwrap().into_f32();
+    Preset::named("smollm2-135m").unwrap().init(dir, &options).unwrap();
+    let mut model = Llama::load(dir).unwrap().into_f32();
     let hidden = model.config.hidden_size;
     model.embed_tokens = Arc::new(Tensor::from_f32(&model.embed_tokens.f32()[..VOCAB * hidden], &[VOCAB, hidden]));
     model.config.vocab_size = VOCAB;
+    let path = dir.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["vocab_size"] = VOCAB.into();
+    // One split of attention.
+    config["max_position_embeddings"] = 256.into();
+    std::fs::write(&path, config.to_string()).unwrap();
     model
 }
 

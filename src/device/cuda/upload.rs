@@ -61,11 +61,11 @@ impl Cuda {
         Ok(())
     }
 
-    /// Structs that a kernel reads through a pointer, in a buffer of their own.
-    pub fn upload_structs<T: DeviceRepr>(self: &Arc<Cuda>, structs: &[T]) -> Result<Buffer> {
+    /// Structs that a kernel reads through a pointer, in a buffer of their own with room for `room` of them.
+    pub fn upload_structs<T: DeviceRepr>(self: &Arc<Cuda>, structs: &[T], room: usize) -> Result<Buffer> {
         // SAFETY: plain C structs without padding (the bindings check their layout), alive as long as the borrow.
         let bytes = unsafe { std::slice::from_raw_parts(structs.as_ptr().cast::<u8>(), size_of_val(structs)) };
-        let buffer = self.allocate(bytes.len())?;
+        let buffer = self.allocate(bytes.len().max(room * size_of::<T>()))?;
         self.send(buffer.address(), bytes)?;
         Ok(buffer)
     }

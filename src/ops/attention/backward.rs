@@ -67,7 +67,7 @@ pub fn attention_backward(
     let longest = offsets.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
     #[cfg(feature = "cuda")]
     if let Backend::Cuda(cuda) = dev.backend() {
-        let mut delta = dev.zeros(&[tokens, n_heads], DType::F32)?;
+        let mut delta = Tensor::zeros_in(dev, &[tokens, n_heads], q.room(), DType::F32)?;
         let largest_dy = Largest::of_sequences(cuda, dy, cu_seqlens, longest)?;
         let params = attention_backward_params {
             dq: dq.kernel_mut(cuda)?,

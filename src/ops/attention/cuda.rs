@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Rows of a block's tile: tokens times the query heads of one key/value head.
 const ROWS: usize = 64;
 /// Rows of the tile of the split kernels, for few new tokens.
-const SPLIT_ROWS: usize = 16;
+pub(super) const SPLIT_ROWS: usize = 16;
 /// Rows of keys or of values in a tile.
 const KEYS: usize = 64;
 

@@ -30,7 +30,7 @@ mod tiles;
 
 pub use backward::attention_backward;
 pub use forward::{attention, cost, scratch_bytes};
-pub use paged::{PagedBatch, cache_slots, kv_store, paged_attention};
+pub use paged::{PagedBatch, cache_slots, kv_store, paged_attention, split_bytes};
 
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};

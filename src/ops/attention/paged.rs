@@ -8,7 +8,10 @@ use super::{Heads, check_heads, check_offsets};
 #[cfg(feature = "cuda")]
 use crate::device::{
     Backend,
-    cuda::{Grid, abi::kv_store_params},
+    cuda::{
+        Grid,
+        abi::{ATTENTION_SPLIT, kv_store_params},
+    },
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
@@ -31,6 +34,21 @@ pub struct PagedBatch<'a> {
 /// Slots of a cache of `pages` pages: those of the pages, and what makes up whole tiles of 16.
 pub fn cache_slots(pages: usize, page_size: usize) -> usize {
     (pages * page_size).next_multiple_of(TILE)
+}
+
+/// Bytes that [`paged_attention`] needs on a card for what it finds in the splits of a context, over at most `tokens` new tokens of
+/// `sequences` sequences with contexts of at most `longest`; none on a CPU.
+pub fn split_bytes(dev: &Device, tokens: usize, sequences: usize, longest: usize, heads: Heads) -> usize {
+    #[cfg(feature = "cuda")]
+    if let Backend::Cuda(_) = dev.backend() {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let splits = longest.div_ceil(ATTENTION_SPLIT as usize);
+        // Sequences with more new tokens are not split.
+        let tokens = tokens.min(sequences * (cuda::SPLIT_ROWS * n_kv_heads / n_heads));
+        return if splits > 1 { 4 * tokens * n_heads * splits * (head_dim + 2) } else { 0 };
+    }
+    let _ = (dev, tokens, sequences, longest, heads);
+    0
 }
 
 /// Writes this step's keys and values into their pages: row `t` goes to slot `slots[t]` = page * page_size + offset.

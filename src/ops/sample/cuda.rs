@@ -6,6 +6,8 @@ use crate::device::cuda::{Cuda, Grid, abi};
 use crate::error::Result;
 use std::sync::Arc;
 
+const _: () = assert!(size_of::<abi::sample_draw>() == 32, "DRAW_BYTES is of this");
+
 /// Whether the kernel makes this draw: nothing but the logits, temperature, top-k and top-p decides it, and no other id is reported.
 /// That is a property of the request, so what runs beside it does not change how its tokens are drawn.
 pub(super) fn makes(draw: &Draw) -> bool {
@@ -35,9 +37,9 @@ fn launch(cuda: &Arc<Cuda>, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Optio
         top_k: draw.sampling.top_k.min(vocab as usize) as u32,
         position: draw.position,
     };
-    let draws = cuda.upload_structs(&draws.iter().map(of).collect::<Vec<abi::sample_draw>>())?;
+    let draws = cuda.upload_structs(&draws.iter().map(of).collect::<Vec<abi::sample_draw>>(), logits.room())?;
     // Ids, and log-probabilities behind them: one copy brings both.
-    let out = cuda.allocate(8 * rows)?;
+    let out = cuda.allocate(8 * logits.room())?;
     let params = abi::sample_params {
         ids: out.address() as *mut u32,
         log_probs: (out.address() + 4 * rows as u64) as *mut f32,

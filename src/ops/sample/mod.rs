@@ -32,6 +32,9 @@ use crate::error::{Error, Result};
 use distribution::Distribution;
 use rayon::prelude::*;
 
+/// Bytes of a draw on a card: the number of its row, its settings, its id and log-probability, each rounded up to 16.
+pub const DRAW_BYTES: usize = 64;
+
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {

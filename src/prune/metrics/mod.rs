@@ -176,7 +176,12 @@ pub fn memory(
     }
     let plan = InferencePlan::of(dev, model, adapter)?;
     if options.metric != Metric::Taylor {
-        return Ok(plan.with_pass(dev, &config, tokens, 0));
+        let plan = plan.with_pass(dev, &config, tokens, 0);
+        let states = (tokens * config.hidden_size * dev.activation().size()) as u64;
+        return Ok(match options.metric {
+            Metric::Perplexity => plan.with_log_probs(dev, &config, tokens),
+            _ => InferencePlan { activations: plan.activations + states, ..plan },
+        });
     }
     // A backward pass, with the gradients of every weight of the blocks.
     let blocks = config.num_hidden_layers;

@@ -4,6 +4,7 @@ use crate::driver::{INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, Status, give};
 use crate::memory::{MEMORY, Memory};
 use crate::{calls, graph};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{c_uchar, c_uint, c_void};
 use std::ptr;
@@ -16,19 +17,37 @@ fn host_layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes.max(1), 4096).expect("a host buffer is smaller than isize::MAX")
 }
 
+thread_local! {
+    /// Bytes that this thread allocated less those that it freed, and the most of them since they were asked for.
+    static ALLOCATED: Cell<(i64, i64)> = const { Cell::new((0, 0)) };
+}
+
+fn allocated(bytes: i64) {
+    let (now, most) = ALLOCATED.get();
+    ALLOCATED.set((now + bytes, most.max(now + bytes)));
+}
+
+/// Most bytes of device memory that this thread had at a time since it last asked, for tests: not a function of NVIDIA's driver.
+#[unsafe(no_mangle)]
+pub extern "C" fn simt_most_memory() -> i64 {
+    let (now, most) = ALLOCATED.get();
+    ALLOCATED.set((now, now));
+    most
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Status {
     calls::count("cuMemAlloc_v2");
-    let refused = graph::refused("an allocation");
-    if refused != SUCCESS {
-        return refused;
-    }
-    if bytes == 0 {
-        return INVALID_VALUE;
-    }
-    match MEMORY.allocate(bytes) {
-        Some(start) => give!(address, start as u64),
-        None => OUT_OF_MEMORY,
+    match graph::refused("an allocation") {
+        SUCCESS if bytes == 0 => INVALID_VALUE,
+        SUCCESS => match MEMORY.allocate(bytes) {
+            Some(start) => {
+                allocated(bytes as i64);
+                give!(address, start as u64)
+            }
+            None => OUT_OF_MEMORY,
+        },
+        refused => refused,
     }
 }
 
@@ -40,11 +59,17 @@ pub extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: *mut
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(address: u64) -> Status {
     calls::count("cuMemFree_v2");
-    let refused = graph::refused("giving memory back");
-    if refused != SUCCESS {
-        return refused;
+    match graph::refused("giving memory back") {
+        SUCCESS if address == 0 => SUCCESS,
+        SUCCESS => match MEMORY.free(address as usize) {
+            Some(bytes) => {
+                allocated(-(bytes as i64));
+                SUCCESS
+            }
+            None => INVALID_VALUE,
+        },
+        refused => refused,
     }
-    if address == 0 || MEMORY.free(address as usize) { SUCCESS } else { INVALID_VALUE }
 }
 
 #[unsafe(no_mangle)]
@@ -88,18 +113,22 @@ fn held(what: &str, ranges: &[(u64, usize)]) -> bool {
     bad.is_none()
 }
 
+/// Copies bytes where `device` names the range or ranges that lie in device memory.
+fn copy(what: &str, device: &[(u64, usize)], to: *mut u8, from: *const u8, bytes: usize) -> Status {
+    match graph::refused("a copy") {
+        SUCCESS if held(what, device) => {
+            // SAFETY: device ranges were checked; those on the host are the caller's.
+            unsafe { ptr::copy(from, to, bytes) };
+            SUCCESS
+        }
+        SUCCESS => INVALID_VALUE,
+        refused => refused,
+    }
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> Status {
-    let refused = graph::refused("a copy");
-    if refused != SUCCESS {
-        return refused;
-    }
-    if !held("copy to the device", &[(to, bytes)]) {
-        return INVALID_VALUE;
-    }
-    // SAFETY: the destination was checked; the source is the caller's.
-    unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to as *mut u8, bytes) };
-    SUCCESS
+    copy("copy to the device", &[(to, bytes)], to as *mut u8, from.cast(), bytes)
 }
 
 #[unsafe(no_mangle)]
@@ -109,16 +138,7 @@ pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usiz
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> Status {
-    let refused = graph::refused("a copy");
-    if refused != SUCCESS {
-        return refused;
-    }
-    if !held("copy from the device", &[(from, bytes)]) {
-        return INVALID_VALUE;
-    }
-    // SAFETY: the source was checked; the destination is the caller's.
-    unsafe { ptr::copy_nonoverlapping(from as *const u8, to.cast::<u8>(), bytes) };
-    SUCCESS
+    copy("copy from the device", &[(from, bytes)], to.cast(), from as *const u8, bytes)
 }
 
 #[unsafe(no_mangle)]
@@ -128,16 +148,7 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize,
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> Status {
-    let refused = graph::refused("a copy");
-    if refused != SUCCESS {
-        return refused;
-    }
-    if !held("copy on the device", &[(to, bytes), (from, bytes)]) {
-        return INVALID_VALUE;
-    }
-    // SAFETY: both ranges were checked.
-    unsafe { ptr::copy(from as *const u8, to as *mut u8, bytes) };
-    SUCCESS
+    copy("copy on the device", &[(to, bytes), (from, bytes)], to as *mut u8, from as *const u8, bytes)
 }
 
 #[unsafe(no_mangle)]

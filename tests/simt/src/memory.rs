@@ -108,12 +108,12 @@ impl Memory {
         Some(address)
     }
 
-    /// Frees the buffer that begins at `address`; false when there is none.
-    pub fn free(&self, address: usize) -> bool {
+    /// Frees the buffer that begins at `address`, and gives its bytes; `None` when there is none.
+    pub fn free(&self, address: usize) -> Option<usize> {
         let mut state = self.buffers.lock().expect("no panic while held");
-        let Some(buffer) = state.0.remove(&address) else { return false };
-        state.1 -= buffer.len;
-        true
+        let len = state.0.remove(&address)?.len;
+        state.1 -= len;
+        Some(len)
     }
 
     /// Whether `len` bytes from `address` lie in one buffer.
