@@ -56,8 +56,8 @@ fn a_sequence_without_tokens_is_no_panic() {
     assert_eq!(Batch::pack::<Vec<u32>>(&[]).next_tokens().u32().len(), 0);
     let model = Llama::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny/gqa")).unwrap();
     let progress = Progress::start("", 0, "");
-    for (ids, continuation) in [(vec![], 0), (vec![5], 1), (vec![5, 6], 0), (vec![5, 6], 2)] {
+    for (ids, continuation) in [(vec![], 0), (vec![5], 1), (vec![5, 6], 2)] {
         let said = log_likelihoods(&Device::cpu(), &model, &[Request { ids, continuation }], &progress).unwrap_err();
-        assert!(said.to_string().starts_with("request 0: expected an id of context"), "{said}");
+        assert!(said.to_string().starts_with("request 0: expected at least one id of context"), "{said}");
     }
 }

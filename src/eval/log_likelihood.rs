@@ -45,17 +45,13 @@ struct Sequence<'a> {
     requests: Vec<usize>,
 }
 
-/// `log p(continuation | context)` in nats for each request, in their order. [`Error::Usage`] for a request without context or
-/// continuation.
+/// `log p(continuation | context)` in nats for each request, in their order; 0 for an empty continuation. [`Error::Usage`] for a request
+/// without context.
 pub fn log_likelihoods(dev: &Device, model: &Llama, requests: &[Request], progress: &Progress) -> Result<Vec<f64>> {
-    if let Some(at) = requests.iter().position(|r| r.continuation == 0 || r.continuation >= r.ids.len()) {
+    if let Some(at) = requests.iter().position(|r| r.continuation >= r.ids.len()) {
         let Request { ids, continuation } = &requests[at];
         let found = format!("{} ids, {continuation} of them the continuation", ids.len());
-        return Err(Error::usage(
-            format!("request {at}"),
-            "an id of context or more, then one to score or more",
-            found,
-        ));
+        return Err(Error::usage(format!("request {at}"), "at least one id of context before the continuation", found));
     }
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by(|&a, &b| requests[a].ids.cmp(&requests[b].ids));
