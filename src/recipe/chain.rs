@@ -102,7 +102,8 @@ impl Run<'_> {
     fn check(&self) -> Result<()> {
         let nowhere = PathBuf::new();
         finetune_options(&self.recipe.finetune, nowhere.clone(), nowhere.clone(), nowhere).check()?;
-        let (window, context) = (self.recipe.eval.window, Config::load(&self.base)?.max_position_embeddings);
+        let context = Config::load(&self.base)?.max_position_embeddings;
+        let window = self.recipe.eval.window_of(context);
         if !(2..=context).contains(&window) {
             let expected = format!("2 to {context}, the model's max_position_embeddings");
             return Err(Error::usage("[eval] window", expected, window.to_string()));
@@ -234,11 +235,12 @@ impl Run<'_> {
             let subject = Runtime::load(self.dev, dir)?;
             let mut ids = subject.tokenizer.encode(&read_text(&settings.perplexity)?, true)?;
             ids.truncate(settings.limit_tokens.unwrap_or(usize::MAX));
-            let quality = perplexity(self.dev, &subject.model, &ids, settings.window)?;
+            let window = settings.window_of(subject.model.config.max_position_embeddings);
+            let quality = perplexity(self.dev, &subject.model, &ids, window)?;
             let (mut distance, mut own) = (None, None);
             if dir != self.base {
                 let base = Runtime::load(self.dev, &self.base)?;
-                distance = Some(divergence(self.dev, &base.model, &subject.model, &ids, settings.window)?);
+                distance = Some(divergence(self.dev, &base.model, &subject.model, &ids, window)?);
                 own = own_text(self.dev, &base, &subject, &ids, OwnTextOptions::default())?;
             }
             let mut scores = Vec::new();

@@ -39,7 +39,7 @@ pub fn memory(dev: &Device, recipe: &Recipe) -> Result<Vec<StagePlan>> {
             adapter: None,
             base: Some(base),
             perplexity: vec![recipe.eval.perplexity.clone()],
-            window: recipe.eval.window,
+            window: recipe.eval.window_of(config.max_position_embeddings),
             limit_tokens: recipe.eval.limit_tokens,
             own_text: OwnTextOptions::default(),
             tasks: recipe.eval.tasks.clone(),

@@ -152,9 +152,8 @@ pub struct FinetuneSettings {
 pub struct EvalSettings {
     /// Held-out text for perplexity and the distance from the base.
     pub perplexity: PathBuf,
-    /// Tokens of one window; the first of each is not scored.
-    #[serde(default = "defaults::window")]
-    pub window: usize,
+    /// Tokens of one window; the first of each is not scored. 1024, or the model's context if that is less.
+    pub window: Option<usize>,
     /// Only the first tokens of the text.
     pub limit_tokens: Option<usize>,
     /// Task files.
@@ -166,8 +165,15 @@ pub struct EvalSettings {
     /// Only the first items of each task.
     pub limit: Option<usize>,
     /// Sequence length at which FLOPs with attention are stated.
-    #[serde(default = "defaults::window")]
+    #[serde(default = "defaults::seq_len")]
     pub seq_len: usize,
+}
+
+impl EvalSettings {
+    /// Tokens of one window for a model of that context.
+    pub fn window_of(&self, context: usize) -> usize {
+        self.window.unwrap_or(context.min(1024))
+    }
 }
 
 mod defaults {
@@ -236,7 +242,7 @@ mod defaults {
     pub fn save_steps() -> u64 {
         50
     }
-    pub fn window() -> usize {
+    pub fn seq_len() -> usize {
         1024
     }
 }
