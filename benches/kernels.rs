@@ -7,7 +7,7 @@
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput};
 use ratoon::device::{Compute, DType, Device, Op, Tensor};
-use ratoon::ops::adamw::{AdamW, adamw};
+use ratoon::ops::adamw::{AdamW, Parameter, adamw};
 use ratoon::ops::attention::{Heads, attention, attention_backward};
 use ratoon::ops::cross_entropy::linear_cross_entropy;
 use ratoon::ops::log_probs::log_probs;
@@ -244,7 +244,10 @@ fn rows<M: Measurement>(c: &mut Criterion<M>) {
     let [mut m, mut v] = [(); 2].map(|()| Tensor::zeros(&[n], DType::F32));
     let settings =
         AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 3, grad_scale: 1.0 };
-    measure("adamw/16M", Op::AdamW, &mut || adamw(&dev, &mut p, None, &mut m, &mut v, &g, settings).unwrap());
+    measure("adamw/16M", Op::AdamW, &mut || {
+        let parameter = Parameter { p: &mut p, master: None, m: &mut m, v: &mut v, g: &g, decayed: true };
+        adamw(&dev, &mut [parameter], settings).unwrap()
+    });
 }
 
 /// CPU time of the process: what the work costs on a machine that others use too.

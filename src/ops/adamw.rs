@@ -7,12 +7,14 @@ use super::simd::{Kernel, LANES, Simd, dispatch};
 use crate::device::{
     Backend,
     cuda::{
-        Grid,
+        Cuda, Grid,
         abi::{OPTIMIZER_CHUNK, adamw_params, optimizer_tensor},
     },
 };
 use crate::device::{Cost, DType, Device, Op, Tensor};
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use std::{ptr::null_mut, sync::Arc};
 
 /// Elements of one parallel task.
 const CHUNK: usize = 1 << 14;
@@ -36,68 +38,97 @@ pub struct AdamW {
     pub grad_scale: f32,
 }
 
-/// One step: `p -= lr * weight_decay * p`, `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g²`,
+/// A parameter in training with what a step of it reads and writes, all of one shape.
+pub struct Parameter<'a> {
+    /// F32; on a card BF16, the copy that it computes with.
+    pub p: &'a mut Tensor,
+    /// On a card the F32 parameter that the step is made on; the CPU takes none.
+    pub master: Option<&'a mut Tensor>,
+    /// Running mean of gradients, F32.
+    pub m: &'a mut Tensor,
+    /// Running mean of squared gradients, F32.
+    pub v: &'a mut Tensor,
+    /// Gradient, F32.
+    pub g: &'a Tensor,
+    /// Whether `weight_decay` applies.
+    pub decayed: bool,
+}
+
+impl Parameter<'_> {
+    fn check(&self, dev: &Device) -> Result<()> {
+        let shape = self.g.shape();
+        check("adamw", "g", self.g, DType::F32, shape)?;
+        check("adamw", "p", self.p, dev.activation(), shape)?;
+        check("adamw", "m", self.m, DType::F32, shape)?;
+        check("adamw", "v", self.v, DType::F32, shape)?;
+        match &self.master {
+            Some(master) if !dev.is_cpu() => check("adamw", "master", master, DType::F32, shape),
+            None if dev.is_cpu() => Ok(()),
+            _ => Err(Error::shape("adamw", "master", "one on a card, none on the CPU", "the other")),
+        }
+    }
+}
+
+/// One step of all parameters, on a card in one launch: `p -= lr * weight_decay * p`, `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g²`,
 /// `p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)` with `g` scaled by `grad_scale`.
 ///
-/// `p`, `m`, `v`, `g`: F32 of one shape. On a card `p` is BF16: the step is made on its F32 `master` and rounded into it. The
-/// CPU takes no master. The step-wise factors are computed in f64 and each is rounded to f32 once, as
-/// PyTorch does; the elements are within a few units in the last place of its result. Errors on step 0.
-pub fn adamw(
-    dev: &Device,
-    p: &mut Tensor,
-    master: Option<&mut Tensor>,
-    m: &mut Tensor,
-    v: &mut Tensor,
-    g: &Tensor,
-    settings: AdamW,
-) -> Result<()> {
-    check("adamw", "g", g, DType::F32, g.shape())?;
-    check("adamw", "p", p, dev.activation(), g.shape())?;
-    check("adamw", "m", m, DType::F32, g.shape())?;
-    check("adamw", "v", v, DType::F32, g.shape())?;
-    match &master {
-        Some(master) if !dev.is_cpu() => check("adamw", "master", master, DType::F32, g.shape())?,
-        None if dev.is_cpu() => {}
-        _ => return Err(Error::shape("adamw", "master", "one on a card, none on the CPU", "the other")),
-    }
+/// On a card the step is made on the F32 master and rounded into `p`. The step-wise factors are computed in f64 and each is rounded
+/// to f32 once, as PyTorch does; the elements are within a few units in the last place of its result. Errors on step 0.
+pub fn adamw(dev: &Device, parameters: &mut [Parameter], settings: AdamW) -> Result<()> {
+    parameters.iter().try_for_each(|parameter| parameter.check(dev))?;
     settings.check("adamw")?;
-    let n = g.elements() as u64;
+    let n: u64 = parameters.iter().map(|parameter| parameter.g.elements() as u64).sum();
     let _span = dev.span(Op::AdamW, Cost { flops: 14 * n, bytes: 28 * n });
-    let factors = Factors::new(&settings);
+    let decayed = Factors::new(&settings);
     #[cfg(feature = "cuda")]
-    if let (Backend::Cuda(cuda), Some(master)) = (dev.backend(), master) {
-        let tensor = optimizer_tensor {
-            master: master.kernel_mut(cuda)?,
+    if let Backend::Cuda(cuda) = dev.backend() {
+        return on_card(cuda, parameters, settings.step, decayed);
+    }
+    let tasks = parameters.iter_mut().flat_map(|Parameter { p, m, v, g, decayed: decays, .. }| {
+        let factors = if *decays { decayed } else { Factors { keep: 1.0, ..decayed } };
+        let state = p.f32_mut().chunks_mut(CHUNK).zip(m.f32_mut().chunks_mut(CHUNK)).zip(v.f32_mut().chunks_mut(CHUNK));
+        state.zip(g.f32().chunks(CHUNK)).map(move |(((p, m), v), g)| Step { p, m, v, g, factors })
+    });
+    parallel::for_each(tasks, dispatch);
+    Ok(())
+}
+
+/// [`adamw`] on a card.
+#[cfg(feature = "cuda")]
+fn on_card(cuda: &Arc<Cuda>, parameters: &mut [Parameter], step: u64, factors: Factors) -> Result<()> {
+    let (mut tensors, mut blocks) = (Vec::with_capacity(parameters.len()), 0u32);
+    for Parameter { p, master, m, v, g, decayed } in parameters.iter_mut().filter(|p| p.g.elements() > 0) {
+        let n = g.elements() as u64;
+        tensors.push(optimizer_tensor {
+            master: master.as_mut().map_or(Ok(null_mut()), |master| master.kernel_mut(cuda))?,
             p: p.kernel_mut(cuda)?,
             m: m.kernel_mut(cuda)?,
             v: v.kernel_mut(cuda)?,
             g: g.kernel_ptr(cuda)?,
             n,
-            first_block: 0,
-            decayed: 1,
-        };
-        let tensors = cuda.upload_structs(&[tensor], 1)?;
-        let Factors { grad_scale, keep, gain1, beta2, gain2, step_size, root, eps } = factors;
-        let tensors = tensors.address() as *const optimizer_tensor;
-        let params = adamw_params {
-            tensors,
-            seed: 0, // of random rounding, which a master makes needless
-            n_tensors: 1,
-            step: settings.step as u32,
-            grad_scale,
-            keep,
-            gain1,
-            beta2,
-            gain2,
-            step_size,
-            root,
-            eps,
-        };
-        return cuda.launch("adamw", Grid::blocks(n.div_ceil(u64::from(OPTIMIZER_CHUNK)) as usize), &params);
+            first_block: blocks,
+            decayed: u32::from(*decayed),
+        });
+        blocks += n.div_ceil(u64::from(OPTIMIZER_CHUNK)) as u32;
     }
-    let state = p.f32_mut().chunks_mut(CHUNK).zip(m.f32_mut().chunks_mut(CHUNK)).zip(v.f32_mut().chunks_mut(CHUNK));
-    parallel::for_each(state.zip(g.f32().chunks(CHUNK)), |(((p, m), v), g)| dispatch(Step { p, m, v, g, factors }));
-    Ok(())
+    let n_tensors = tensors.len() as u32;
+    let tensors = cuda.upload_structs(&tensors, tensors.len())?;
+    let Factors { grad_scale, keep, gain1, beta2, gain2, step_size, root, eps } = factors;
+    let params = adamw_params {
+        tensors: tensors.address() as *const optimizer_tensor,
+        seed: 0, // of random rounding, which a master makes needless
+        n_tensors,
+        step: step as u32,
+        grad_scale,
+        keep,
+        gain1,
+        beta2,
+        gain2,
+        step_size,
+        root,
+        eps,
+    };
+    cuda.launch("adamw", Grid::blocks(blocks as usize), &params)
 }
 
 impl AdamW {
@@ -194,7 +225,9 @@ mod tests {
             let g = random(n, 10 + step);
             let settings =
                 AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
-            adamw(&dev, &mut p, None, &mut m, &mut v, &Tensor::from_f32(&g, &[n]), settings).unwrap();
+            let tensor = Tensor::from_f32(&g, &[n]);
+            let parameter = Parameter { p: &mut p, master: None, m: &mut m, v: &mut v, g: &tensor, decayed: true };
+            adamw(&dev, &mut [parameter], settings).unwrap();
             for ([p, m, v], g) in want.iter_mut().zip(&g) {
                 let g = 0.5 * f64::from(*g);
                 *p -= 1e-2 * 0.1 * *p;
@@ -217,11 +250,26 @@ mod tests {
         let (mut m, mut v) = (Tensor::zeros(&[3], DType::F32), Tensor::zeros(&[3], DType::F32));
         let settings =
             AdamW { lr: 0.25, beta1: 0.9, beta2: 0.95, eps: 1e-12, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
-        adamw(&Device::cpu(), &mut p, None, &mut m, &mut v, &g, settings).unwrap();
-        assert_close("p", p.f32(), &[-0.25, 0.25, -0.25], 1e-6);
-        let zero = AdamW { step: 0, ..settings };
-        assert!(
-            adamw(&Device::cpu(), &mut p, None, &mut m, &mut v, &g, zero).unwrap_err().to_string().contains("step")
-        );
+        let mut step = |settings| {
+            let parameter = Parameter { p: &mut p, master: None, m: &mut m, v: &mut v, g: &g, decayed: true };
+            adamw(&Device::cpu(), &mut [parameter], settings).map(|()| p.f32().to_vec())
+        };
+        assert_close("p", &step(settings).unwrap(), &[-0.25, 0.25, -0.25], 1e-6);
+        assert!(step(AdamW { step: 0, ..settings }).unwrap_err().to_string().contains("step"));
+    }
+
+    #[test]
+    fn of_several_parameters_only_those_that_decay_do() {
+        let (mut p, mut q) = (Tensor::from_f32(&[2.0; 5], &[5]), Tensor::from_f32(&[2.0; 3], &[3]));
+        let [mut m, mut v, mut n, mut w] = [5, 5, 3, 3].map(|n| Tensor::zeros(&[n], DType::F32));
+        let (g, h) = (Tensor::zeros(&[5], DType::F32), Tensor::zeros(&[3], DType::F32));
+        let settings =
+            AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.25, step: 1, grad_scale: 1.0 };
+        let first = Parameter { p: &mut p, master: None, m: &mut m, v: &mut v, g: &g, decayed: true };
+        let second = Parameter { p: &mut q, master: None, m: &mut n, v: &mut w, g: &h, decayed: false };
+        let dev = Device::cpu();
+        adamw(&dev, &mut [first, second], settings).unwrap();
+        assert_eq!((p.f32(), q.f32()), (&[1.75; 5][..], &[2.0; 3][..]));
+        assert_eq!(dev.ledger().entry(Op::AdamW).flops, 14 * 8);
     }
 }

@@ -42,7 +42,7 @@ pub fn scratch_bytes(dev: &Device, tensors: usize, elements: u64) -> u64 {
     if let Backend::Cuda(_) = dev.backend() {
         let (tensors, listed) = (tensors as u64, size_of::<abi::optimizer_tensor>() as u64);
         let partials = elements / u64::from(abi::OPTIMIZER_CHUNK) + tensors;
-        return 8 * partials + listed * (tensors + 1) + 64;
+        return 8 * partials + listed * tensors + 64;
     }
     let _ = (dev, tensors, elements);
     0

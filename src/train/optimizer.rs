@@ -2,8 +2,8 @@
 
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
-use crate::ops::adamw::{AdamW, adamw};
-use crate::ops::adamw_8bit::{Moments8bit, adamw_8bit};
+use crate::ops::adamw::AdamW;
+use crate::ops::adamw_8bit::Moments8bit;
 use serde::{Deserialize, Serialize};
 
 /// How the optimiser keeps its moments, by the names of transformers and TRL.
@@ -84,14 +84,19 @@ impl Default for OptimizerOptions {
 }
 
 impl OptimizerOptions {
-    /// The step number `step` (from 1) of a parameter with `dimensions` dimensions.
-    pub(super) fn step(&self, step: u64, lr: f64, grad_scale: f32, dimensions: usize) -> AdamW {
+    /// Whether weight decay applies to a parameter of that shape.
+    pub(super) fn decays(&self, shape: &[usize]) -> bool {
+        !(self.no_decay_norms && shape.len() == 1)
+    }
+
+    /// The step number `step` (from 1).
+    pub(super) fn step(&self, step: u64, lr: f64, grad_scale: f32) -> AdamW {
         AdamW {
             lr,
             beta1: self.adam_beta1,
             beta2: self.adam_beta2,
             eps: self.adam_epsilon,
-            weight_decay: if self.no_decay_norms && dimensions == 1 { 0.0 } else { self.weight_decay },
+            weight_decay: self.weight_decay,
             step,
             grad_scale,
         }
@@ -119,21 +124,6 @@ impl Moments {
             return Ok(Moments::Quantised(Moments8bit::zeros(elements)));
         }
         Ok(Moments::F32 { m: dev.zeros(shape, DType::F32)?, v: dev.zeros(shape, DType::F32)? })
-    }
-
-    /// One step of the parameter `p` (and its master, on a card) along the gradient `g`.
-    pub(super) fn step(
-        &mut self,
-        dev: &Device,
-        p: &mut Tensor,
-        master: Option<&mut Tensor>,
-        g: &Tensor,
-        settings: AdamW,
-    ) -> Result<()> {
-        match self {
-            Moments::F32 { m, v } => adamw(dev, p, master, m, v, g, settings),
-            Moments::Quantised(moments) => adamw_8bit(dev, p, moments, g, settings),
-        }
     }
 
     /// Everything kept, by the names that checkpoints use.

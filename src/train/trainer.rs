@@ -10,6 +10,8 @@ use crate::model::adapter::{self, LoraConfig};
 use crate::model::lora::DropoutKey;
 use crate::model::safetensors::check::first_not_finite;
 use crate::model::{Activations, Adapter, Gradients, Llama, Recompute, Trainable};
+use crate::ops::adamw::{Parameter, adamw};
+use crate::ops::adamw_8bit::adamw_8bit;
 use crate::ops::grad_norm::grad_norm;
 use crate::ops::log_probs::IGNORE;
 use serde::{Deserialize, Serialize};
@@ -216,10 +218,17 @@ impl Trainer {
         let learning_rate = self.options.schedule.at(self.steps);
         let parameters = self.model.parameters_mut(self.trainable)?;
         let mut masters = self.masters.iter_mut().flat_map(Gradients::tensors_mut);
+        let settings = optimizer.step(self.steps + 1, learning_rate, clip as f32);
+        let mut in_f32 = Vec::with_capacity(parameters.len());
         for (((_, p), moments), g) in parameters.into_iter().zip(&mut self.moments).zip(grads) {
-            let settings = optimizer.step(self.steps + 1, learning_rate, clip as f32, p.shape().len());
-            moments.step(&self.dev, p, masters.next(), g, settings)?;
+            let (master, decayed) = (masters.next(), optimizer.decays(p.shape()));
+            match moments {
+                Moments::F32 { m, v } => in_f32.push(Parameter { p, master, m, v, g, decayed }),
+                // Matrices, which decay.
+                Moments::Quantised(moments) => adamw_8bit(&self.dev, p, moments, g, settings)?,
+            }
         }
+        adamw(&self.dev, &mut in_f32, settings)?;
         self.steps += 1;
         Ok(StepReport { loss, grad_norm: norm, learning_rate, tokens, target_tokens: targets })
     }

@@ -1,7 +1,7 @@
 //! Training steps and resumed runs.
 
 use crate::{TINY, card, relative_deviation, rounded, support, tiny};
-use ratoon::device::Device;
+use ratoon::device::{Device, Op};
 use ratoon::model::adapter::LoraConfig;
 use ratoon::model::{Adapter, Llama, Projection, Recompute};
 use ratoon::train::{
@@ -79,6 +79,17 @@ fn five_steps_from_an_adapter_have_the_cpus_losses_and_gradient_norms_within_rou
         five_steps(&mut trainer(dev, model, Method::Lora(config.clone()), Recompute::None))
     };
     assert_same_steps("gqa from an adapter", 4, &run(&card()), &run(&Device::cpu()));
+}
+
+#[test]
+fn a_step_updates_all_parameters_in_one_call() {
+    for method in [Method::Full, lora(0.0)] {
+        let dev = card();
+        let mut trainer = trainer(&dev, Llama::load(&tiny("gqa")).unwrap(), method, Recompute::None);
+        assert!(trainer.gradients().len() > 20);
+        five_steps(&mut trainer);
+        assert_eq!(dev.ledger().entry(Op::AdamW).calls, 5);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{Call, Room};
 use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::eval::training_step::spread_ids;
-use crate::ops::adamw::{AdamW, adamw};
+use crate::ops::adamw::{AdamW, Parameter, adamw};
 use crate::ops::attention::{PagedBatch, attention, attention_backward, kv_store, paged_attention};
 use crate::ops::cross_entropy::linear_cross_entropy;
 use crate::ops::divergence::divergence;
@@ -233,7 +233,8 @@ fn optimizer(room: &Room) -> Vec<Case> {
                 step += 1;
                 let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);
                 let settings = AdamW { lr: 1e-4, beta1, beta2, eps, weight_decay: 0.01, step, grad_scale: 1.0 };
-                adamw(dev, &mut p, master.as_mut(), &mut m, &mut v, &g, settings)
+                let (master, p, m, v) = (master.as_mut(), &mut p, &mut m, &mut v);
+                adamw(dev, &mut [Parameter { p, master, m, v, g: &g, decayed: true }], settings)
             }))
         }),
         case("grad_norm", name, move |room| {

@@ -178,9 +178,9 @@ impl<Tile: Fn(usize) -> usize, const BF16: bool> Kernel for Attend<QueryBlock<'_
     }
 }
 
-/// A row of queries times `scale`, rounded where `BF16`, padded with zeros to whole vectors of numbers.
+/// A row times `scale`, rounded where `BF16`, padded with zeros to whole vectors of numbers.
 #[inline(always)]
-unsafe fn scaled_row<S: Simd, const BF16: bool>(to: *mut f32, row: &[f32], scale: f32) {
+pub(super) unsafe fn scaled_row<S: Simd, const BF16: bool>(to: *mut f32, row: &[f32], scale: f32) {
     for (c, x) in row.chunks(LANES).enumerate() {
         // SAFETY: the caller gives room for as many vectors; inside `dispatch`.
         unsafe {

@@ -4,7 +4,7 @@
 //! reduction and its right side down the reduction, and each matrix takes part in both ways, so that each is kept in both orders of words.
 
 use super::Heads;
-use super::flash::{KEYS, tokens_per_block};
+use super::flash::{KEYS, scaled_row, tokens_per_block};
 use super::tiles::numbers;
 use crate::device::Compute;
 use crate::ops::parallel::Shared;
@@ -70,7 +70,7 @@ impl<const BF16: bool> Kernel for Backward<'_, BF16> {
         let (turned, down, sums) = (words * KEYS, KEYS / pairs * width, KEYS * width);
         let step = tokens_per_block(group);
         let most = step * group;
-        let of_keys = blocks * (2 * turned + down + 2 * sums) + KEYS * words + down;
+        let of_keys = blocks * (2 * turned + down + 2 * sums) + KEYS * words;
         let of_queries = 2 * most * words + 2 * most / pairs * width + most * width + width;
         let mut scratch = Scratch::new(of_keys + of_queries + 2 * most * KEYS + 2 * most / pairs * KEYS + 2 * most);
         let mut rest = scratch.floats();
@@ -82,7 +82,7 @@ impl<const BF16: bool> Kernel for Backward<'_, BF16> {
         let [k_t, v_t] = [(); 2].map(|()| take(blocks * turned));
         let k_down = take(blocks * down);
         let [dk, dv] = [(); 2].map(|()| take(blocks * sums));
-        let (along, v_down) = (take(KEYS * words), take(down));
+        let along = take(KEYS * words);
         let [q, dy] = [(); 2].map(|()| take(most * words));
         let [q_down, dy_down] = [(); 2].map(|()| take(most / pairs * width));
         let (dq, rounded) = (take(most * width), take(width));
@@ -104,14 +104,16 @@ impl<const BF16: bool> Kernel for Backward<'_, BF16> {
             // SAFETY: `along` holds KEYS rows of `words` words, a block of `down` KEYS / pairs rows of `width`, one of `turned` `words`
             // rows of KEYS; inside `dispatch`.
             unsafe {
-                let of_k = (span.k, &mut k_t[b * turned..], &mut k_down[b * down..]);
-                let of_v = (span.v, &mut v_t[b * turned..], &mut *v_down);
-                for (x, to, to_down) in [of_k, of_v] {
-                    along[n * words..].fill(0.0);
-                    to_down[n.div_ceil(pairs) * width..KEYS / pairs * width].fill(0.0);
-                    put_rows::<S, BF16>(along, words, to_down, width, n, 1.0, |j| &x[head(j)]);
+                along[n * words..].fill(0.0);
+                for (x, to) in [(span.k, &mut k_t[b * turned..]), (span.v, &mut v_t[b * turned..])] {
+                    for (j, along) in along.chunks_exact_mut(words).take(n).enumerate() {
+                        scaled_row::<S, BF16>(along.as_mut_ptr(), &x[head(j)], 1.0);
+                    }
                     transpose_keys::<S>(to.as_mut_ptr(), along.as_ptr(), words);
                 }
+                let k_down = &mut k_down[b * down..(b + 1) * down];
+                k_down[n.div_ceil(pairs) * width..].fill(0.0);
+                put_down::<S, BF16>(k_down, width, n, 1.0, |j| &span.k[head(j)]);
             }
         }
 
@@ -122,9 +124,11 @@ impl<const BF16: bool> Kernel for Backward<'_, BF16> {
             let head = |r: usize| head_row(r) * head_dim..(head_row(r) + 1) * head_dim;
             // SAFETY: `q` and `dy` hold `most` rows of `words` words, their orders down the rows as many numbers; inside `dispatch`.
             unsafe {
-                put_rows::<S, BF16>(q, words, q_down, width, rows, scale, |r| &span.q[head(r)]);
-                put_rows::<S, BF16>(dy, words, dy_down, width, rows, 1.0, |r| &span.dy[head(r)]);
+                put_down::<S, BF16>(q_down, width, rows, scale, |r| &span.q[head(r)]);
+                put_down::<S, BF16>(dy_down, width, rows, 1.0, |r| &span.dy[head(r)]);
                 for r in 0..rows {
+                    scaled_row::<S, BF16>(q[r * words..].as_mut_ptr(), &span.q[head(r)], scale);
+                    scaled_row::<S, BF16>(dy[r * words..].as_mut_ptr(), &span.dy[head(r)], 1.0);
                     lse[r] = span.lse[head_row(r)];
                     let (dy, y) = (&span.dy[head(r)], &span.y[head(r)]);
                     // That of the rounded `dy`, whose products it is subtracted from.
@@ -209,12 +213,10 @@ impl<const BF16: bool> Kernel for Backward<'_, BF16> {
     }
 }
 
-/// Copies `n` rows times `scale` into both orders: `along` in rows of `words` words, `down` in rows of `width`. Rows shorter than `width`
-/// are followed by zeros; so is, with `BF16`, the last of an odd number of rows.
+/// Copies `n` rows times `scale` into words down the rows, in rows of `width`, with zeros behind shorter rows and, with `BF16`, beside the
+/// last of an odd number.
 #[inline(always)]
-unsafe fn put_rows<'a, S: Simd, const BF16: bool>(
-    along: &mut [f32],
-    words: usize,
+unsafe fn put_down<'a, S: Simd, const BF16: bool>(
     down: &mut [f32],
     width: usize,
     n: usize,
@@ -227,20 +229,11 @@ unsafe fn put_rows<'a, S: Simd, const BF16: bool>(
         let rows = [row(r), if r + 1 < n { row(r + 1) } else { &[] }];
         for (c, down) in down.chunks_exact_mut(LANES).enumerate() {
             let part = |row: &'a [f32]| row.get(c * LANES..).unwrap_or(&[]);
-            // SAFETY: vector `c` of rows that hold `width` numbers; inside `dispatch`.
+            // SAFETY: inside `dispatch`.
             unsafe {
                 let first = S::mul(S::read(part(rows[0])), S::splat(scale));
-                if BF16 {
-                    let second = S::mul(S::read(part(rows[1])), S::splat(scale));
-                    S::store_bf16(along[r * words..].as_mut_ptr().cast::<u16>().add(c * LANES), first);
-                    if r + 1 < n {
-                        S::store_bf16(along[(r + 1) * words..].as_mut_ptr().cast::<u16>().add(c * LANES), second);
-                    }
-                    S::store(down.as_mut_ptr(), S::pair(first, second));
-                } else {
-                    S::store(along[r * words + c * LANES..].as_mut_ptr(), first);
-                    S::store(down.as_mut_ptr(), first);
-                }
+                let word = if BF16 { S::pair(first, S::mul(S::read(part(rows[1])), S::splat(scale))) } else { first };
+                S::store(down.as_mut_ptr(), word);
             }
         }
     }
