@@ -5,7 +5,7 @@ use super::plan::PlanArgs;
 use super::{Context, Precision, WeightFormat};
 use comfy_table::{Table, presets::NOTHING};
 use ratoon::eval::tasks::TaskOptions;
-use ratoon::eval::{self, EvalOptions, EvalReport, OwnTextOptions, evaluate};
+use ratoon::eval::{self, EvalOptions, EvalReport, OwnTextOptions, default_window, evaluate};
 use ratoon::model::{Config, source};
 use ratoon::{Error, Result, output};
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ pub fn run(args: Args, context: &Context) -> Result<()> {
     let model = args.model.resolve()?;
     let window = match args.window {
         Some(window) => window,
-        None => Config::load(&model)?.max_position_embeddings.min(1024),
+        None => default_window(Config::load(&model)?.max_position_embeddings),
     };
     let options = EvalOptions {
         model,

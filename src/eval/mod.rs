@@ -32,4 +32,4 @@ pub use divergence::{Divergence, divergence};
 pub use evaluate::{EvalOptions, EvalReport, TaskReport, evaluate, memory};
 pub use log_likelihood::{Request, log_likelihoods};
 pub use own_text::{OwnText, OwnTextOptions, own_text};
-pub use perplexity::{Perplexity, perplexity};
+pub use perplexity::{Perplexity, default_window, perplexity};

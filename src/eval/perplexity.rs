@@ -8,6 +8,11 @@ use crate::model::{Batch, Llama, Tokenizer, Workspace};
 use crate::progress::Progress;
 use serde::Serialize;
 
+/// Tokens of a window where none is asked for: 1,024, or the model's context if that is less.
+pub fn default_window(context: usize) -> usize {
+    context.min(1024)
+}
+
 /// How well a model predicts a text that is cut into windows; the first token of each window is context only.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]

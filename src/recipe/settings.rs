@@ -2,6 +2,7 @@
 
 use crate::device::Compute;
 use crate::error::{Error, Result};
+use crate::eval::default_window;
 use crate::input::read_text;
 use crate::model::Projection;
 use crate::prune::{Metric, Tokens};
@@ -172,7 +173,7 @@ pub struct EvalSettings {
 impl EvalSettings {
     /// Tokens of one window for a model of that context.
     pub fn window_of(&self, context: usize) -> usize {
-        self.window.unwrap_or(context.min(1024))
+        self.window.unwrap_or(default_window(context))
     }
 }
 
